@@ -115,13 +115,15 @@ class Header:
     torch: str = ""
 
 
-@dataclass(slots=True)
-class Gate:
-    """One gate: the value `t` is read as `g * t + h * r`. Assign numbers or tensors; no retracing."""
+@dataclass(frozen=True, slots=True)
+class GateRecord:
+    """A gate in the graph: the leaf names of g, h and r, and `size`, the number of members when it gates a family."""
 
-    g: Tensor
-    h: Tensor
-    r: Tensor
+    address: str
+    g: str
+    h: str
+    r: str
+    size: int | None = None
 
 
 Edit = float | Tensor | Callable[[Tensor], Tensor]

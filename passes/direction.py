@@ -1,0 +1,38 @@
+"""Directions: split a value into its component along a direction and the rest.
+
+    y = (y.d / d.d) d  +  (y - (y.d / d.d) d)        for every d != 0
+
+Source: the projection of linear algebra; as an intervention, Bolukbasi et al. 2016, "Man is to Computer Programmer ...", section 6.
+"""
+
+from torch import Tensor
+
+from rewrite import Skip, Terms, split
+
+
+@split
+def direction(y: Tensor, *, d: Tensor) -> Terms:
+    """The component of `y` along `d`, and the rest.
+
+    Shapes: y [..., d_model], d [d_model]; terms [..., d_model].
+    """
+    along = (y @ d).unsqueeze(-1) * (d / (d @ d))
+    return Terms(along, rest=y - along)
+
+
+@direction.guard
+def _nonzero(y: Tensor, *, d: Tensor) -> Skip | None:
+    value = getattr(d, "value", d)
+    if value.dim() != 1 or value.shape[0] != y.shape[-1]:
+        return Skip(f"d has shape {list(value.shape)}, the site's last axis is {y.shape[-1]}")
+    return None if value.is_meta or value.any() else Skip("d is zero")
+
+
+@direction.claim("the rest has no component along d")
+def _orthogonal(t: Terms, y: Tensor, *, d: Tensor):
+    return t.rest @ d, 0
+
+
+@direction.claim("the term is parallel to d")
+def _parallel(t: Terms, y: Tensor, *, d: Tensor):
+    return t[0] * (d @ d), (t[0] @ d).unsqueeze(-1) * d

@@ -1,0 +1,40 @@
+"""Subspaces: split a value into its projection on the span of some vectors and the rest.
+
+    y = P y + (y - P y),   P = B' (B B')^-1 B        for every B with independent rows
+
+Source: orthogonal projection; as an intervention, Geiger et al. 2024, "Finding Alignments Between Interpretable Causal Variables ...".
+"""
+
+import torch
+from torch import Tensor
+
+from rewrite import Skip, Terms, split
+
+
+@split
+def subspace(y: Tensor, *, basis: Tensor) -> Terms:
+    """The projection of `y` on the span of the rows of `basis`, and the rest.
+
+    The rows need not be orthogonal. The inverse Gram matrix is a free constant to the proof that the terms sum to `y`, and the claim
+    that the rest is orthogonal to the basis is about exactly that inverse.
+
+    Shapes: y [..., d_model], basis [rank, d_model]; terms [..., d_model].
+    """
+    inside = (y @ basis.mT) @ torch.linalg.inv(basis @ basis.mT) @ basis
+    return Terms(inside, rest=y - inside)
+
+
+@subspace.guard
+def _independent(y: Tensor, *, basis: Tensor) -> Skip | None:
+    value = getattr(basis, "value", basis)
+    if value.dim() != 2 or value.shape[1] != y.shape[-1]:
+        return Skip(f"basis has shape {list(value.shape)}, the site's last axis is {y.shape[-1]}")
+    if value.is_meta:
+        return None
+    rank = int(torch.linalg.matrix_rank(value.double()))
+    return None if rank == value.shape[0] else Skip(f"basis has {value.shape[0]} rows of rank {rank}")
+
+
+@subspace.claim("the rest is orthogonal to the basis")
+def _orthogonal(t: Terms, y: Tensor, *, basis: Tensor):
+    return t.rest @ basis.mT, 0

@@ -1,0 +1,28 @@
+"""Tautomer's programs: traced from a model, rewritten, run, saved, exported."""
+
+from rewrite.errors import FileError, InputError, PassError, SiteError, TautomerError, TraceError
+from rewrite.law import Bound, Free, Law, reform, rewire, split
+from rewrite.program import Program
+from rewrite.terms import Family, Skip, Terms, fresh, part
+
+# trace and load join here
+__all__ = [
+    "Bound",
+    "Family",
+    "FileError",
+    "Free",
+    "InputError",
+    "Law",
+    "PassError",
+    "Program",
+    "SiteError",
+    "Skip",
+    "TautomerError",
+    "Terms",
+    "TraceError",
+    "fresh",
+    "part",
+    "reform",
+    "rewire",
+    "split",
+]

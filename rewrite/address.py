@@ -1,0 +1,101 @@
+"""Addresses: how a person names a value of a program.
+
+    address = module ["#" call] ["@in" [":" argument]] [":" leaf] {"/" name} ["[" member "]"] ["@act"] ["@[" slice "]"]
+
+In a glob `*` stops at the marks of the grammar (`.`, `/`, `:`, `@`, `#`), `**` does not; `[ ]` is always an index, never a character class.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rewrite.errors import SiteError, nearest
+from rewrite.records import Site
+
+_TAIL = re.compile(r"^(?P<site>.*?)(\[(?P<member>[^\[\]]+)\])?(?P<act>@act)?(@\[(?P<slice>[^\[\]]*)\])?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One parsed address: the site, and what of it is meant."""
+
+    text: str
+    site: str
+    member: str | None = None
+    act: bool = False
+    slice: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True if the whole site is meant, not a member, coordinate or slice of it."""
+        return self.member is None and not self.act and self.slice is None
+
+
+def parse(text: str) -> Address:
+    """The parsed form of `text`.
+
+    Raises: SiteError if brackets do not pair or the site is empty of a name.
+    """
+    found = _TAIL.match(text)
+    if not found or any(mark in found["site"] for mark in "[]"):
+        raise SiteError(f"address {text!r}: expected site[member]@act@[slice], got brackets that do not pair. Write e.g. h.0.attn/head[3]@[:, 1].")
+    return Address(text, found["site"], found["member"], bool(found["act"]), found["slice"])
+
+
+@lru_cache(maxsize=4096)
+def _pattern(glob: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\*\*|\*)", glob)
+    return re.compile("".join({"**": ".*", "*": "[^./:@#]*"}.get(piece, re.escape(piece)) for piece in pieces) + r"\Z")
+
+
+def matching(glob: str, known: Iterable[str]) -> list[str]:
+    """The known addresses that `glob` matches, in their own order."""
+    if "*" not in glob:
+        return [address for address in known if address == glob]
+    pattern = _pattern(glob)
+    return [address for address in known if pattern.match(address)]
+
+
+def find(glob: str, sites: Mapping[str, Site]) -> list[Site]:
+    """The sites that `glob` names, at least one.
+
+    Raises: SiteError naming the nearest sites when there is none.
+    """
+    found = [sites[glob]] if glob in sites else [sites[address] for address in matching(glob, sites)]
+    if not found:
+        raise SiteError(f"no site matches {glob!r} among {len(sites)}.{nearest(glob, sites) or ' List them with program.sites().'}")
+    return found
+
+
+def indices(text: str, size: int, what: str) -> list[int]:
+    """The members that `text` (`3`, `-1`, `1,4`, `0:6:2`, `:`) picks out of `size`.
+
+    Raises: SiteError when it is no index or out of range.
+    """
+    picked: list[int] = []
+    for piece in text.split(","):
+        bounds = piece.strip().split(":")
+        if not all(re.fullmatch(r"-?\d*", bound) for bound in bounds) or bounds == [""] or len(bounds) > 3:
+            raise SiteError(f"{what}: expected an index such as 3, 1,4 or 0:6, got {text!r}. Members are numbered from 0 to {size - 1}.")
+        if len(bounds) > 1:
+            picked += range(*slice(*(int(b) if b else None for b in bounds)).indices(size))
+            continue
+        if not -size <= int(bounds[0]) < size:
+            raise SiteError(f"{what}: expected a member from 0 to {size - 1}, got {bounds[0]}. Negative ones count from the end.")
+        picked.append(int(bounds[0]) % size)
+    return picked
+
+
+def slices(text: str, what: str) -> tuple[slice | int, ...]:
+    """The index tuple that `text` (`:, 1`) spells.
+
+    Raises: SiteError when it is not one.
+    """
+    parts: list[slice | int] = []
+    for piece in text.split(","):
+        bounds = piece.strip().split(":")
+        if not all(re.fullmatch(r"-?\d*", bound.strip()) for bound in bounds) or bounds == [""] or len(bounds) > 3:
+            raise SiteError(f"{what}: expected slices such as [:, 1], got [{text}]. Write one entry per axis.")
+        parts.append(int(bounds[0]) if len(bounds) == 1 else slice(*(int(b) if b.strip() else None for b in bounds)))
+    return tuple(parts)

@@ -1,0 +1,179 @@
+"""Arguments of a law at a site: which graph values they are, and how to hand traced values back in the form the law expects.
+
+Every tensor becomes an input of the captured graph: a model's own tensor stays its node, others become constants, a module's
+parameters are inputs of its inlined body. Numbers stay numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from rewrite.errors import PassError, SiteError
+from rewrite.law import Law
+from rewrite.ops import Match, Operand
+from rewrite.ops import match as find_op
+from rewrite.records import Site
+from rewrite.splice import Splicer
+from rewrite.terms import Skip, part
+from rewrite.weights import Weight
+
+Rebuild = Callable[[Sequence[Any]], Any]
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """What an argument that is a function of the site may look at; read-only.
+
+    `node` writes the site; `match` is the op of the law's class; `shape` is symbolic where sizes are dynamic.
+    """
+
+    address: str
+    node: fx.Node
+    match: Match | None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the site's value."""
+        return self.node.meta["val"].shape
+
+
+@dataclass
+class Arguments:
+    """A law's arguments at one site: graph `inputs`, and functions that rebuild them from traced values."""
+
+    inputs: list[Any] = field(default_factory=list)
+    positional: list[Rebuild] = field(default_factory=list)
+    keyword: dict[str, Rebuild] = field(default_factory=dict)
+    real: dict[str, Any] = field(default_factory=dict)  # keywords as given, for guards
+    scope: tuple[str, ...] | None = None  # where the new code belongs, if it takes the place of an op
+    key: list[Any] = field(default_factory=list)  # what, besides the inputs' shapes, the captured graph depends on
+
+    def rebuild(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The law's (args, kwargs) with `values` in place of the graph inputs."""
+        return [one(values) for one in self.positional], {name: one(values) for name, one in self.keyword.items()}
+
+    def add(self, node: fx.Node) -> Rebuild:
+        """Adds a graph input; the same node once only."""
+        if node not in self.inputs:
+            self.inputs.append(node)
+        index = self.inputs.index(node)
+        self.key.append(index)
+        return lambda values: values[index]
+
+
+def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], label: str) -> Arguments | Skip:
+    """The arguments of `law` at `site`, or the reason why the law does not apply there. `label` prefixes new constants' names."""
+    node = splicer.nodes[site.node]
+    found = Arguments()
+    match = None
+    if law.of is not None:
+        match = find_op(law.of, node)
+        if isinstance(match, Skip):
+            return match
+        found.scope = tuple(tag for tag in match.node.meta.get("scope", ()) if "/+" not in tag)
+        found.positional = [_canonical(splicer, found, value) for value in match.arguments]
+    else:
+        found.positional = [_value_named(splicer, found, site, name, first=i == 0) for i, name in enumerate(law.positional)]
+    view = SiteView(site.address, node, match)
+    for name, value in arguments.items():
+        if name not in law.callables and callable(value) and not isinstance(value, nn.Module | Weight | sympy.Basic | Tensor):
+            value = value(view)
+            if isinstance(value, Skip):
+                return value
+        found.real[name] = value
+        found.keyword[name] = transport(splicer, found, value, f"{label}.{name}")
+    return found
+
+
+def _canonical(splicer: Splicer, found: Arguments, value: Any) -> Rebuild:
+    if isinstance(value, Operand):
+        return found.add(splicer.operand(value))
+    found.key.append(value)
+    return lambda _: value
+
+
+def _value_named(splicer: Splicer, found: Arguments, site: Site, name: str, *, first: bool) -> Rebuild:
+    if first:
+        return found.add(splicer.nodes[site.node])
+    module = site.address.partition("@in")[0].partition(":")[0].partition("/")[0]
+    for address in (f"{module}@in:{name}", f"{module}@in"):
+        if address in splicer.sites and (name == "x" or address.endswith(f":{name}")):
+            return found.add(splicer.nodes[splicer.sites[address].node])
+    inputs = [a.partition("@in:")[2] for a in splicer.sites if a.startswith(f"{module}@in:")]
+    raise SiteError(f"{site.address}: expected a module input called {name!r}, got {inputs or 'none'}. Use x for the first tensor.")
+
+
+def transport(splicer: Splicer, found: Arguments, value: Any, label: str) -> Rebuild:
+    """How to rebuild a keyword argument; its tensors are added to `found.inputs`."""
+    if isinstance(value, Tensor):
+        return found.add(splicer.leaf(value, label))
+    if isinstance(value, Weight):
+        parts = [found.add(splicer.leaf(tensor, label)) for tensor in value.tensors]
+        found.key.append(("weight", value.recipe))
+        return lambda values: value.compute([one(values) for one in parts])
+    if isinstance(value, nn.Module):
+        return _inline(splicer, found, value, label)
+    if isinstance(value, sympy.Basic):
+        found.key.append(value)
+        return lambda _: value
+    if isinstance(value, list | tuple):
+        items = [transport(splicer, found, item, f"{label}.{i}") for i, item in enumerate(value)]
+        return lambda values: type(value)(one(values) for one in items)
+    if isinstance(value, dict):
+        pairs = {key: transport(splicer, found, item, f"{label}.{key}") for key, item in value.items()}
+        return lambda values: {key: one(values) for key, one in pairs.items()}
+    found.key.append((type(value).__name__, value if isinstance(value, int | float | str | bool | None) else id(value)))
+    return lambda _: value
+
+
+class Inlined:
+    """A module whose parameters are traced values; called like the module, its attributes are the traced tensors."""
+
+    def __init__(self, module: nn.Module, tensors: dict[str, Any], prefix: str = ""):
+        self._module, self._tensors, self._prefix = module, tensors, prefix
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        own = {name.removeprefix(self._prefix): value for name, value in self._tensors.items() if name.startswith(self._prefix)}
+        handles = [child.register_forward_hook(_recorder(self._prefix + name)) for name, child in self._module.named_modules() if name]
+        try:
+            return functional_call(self._module, own, args, kwargs, tie_weights=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __getattr__(self, name: str) -> Any:
+        full = self._prefix + name
+        if full in self._tensors:
+            return self._tensors[full]
+        value = getattr(self._module, name)
+        return Inlined(value, self._tensors, full + ".") if isinstance(value, nn.Module) else value
+
+
+def _recorder(path: str) -> Callable[..., None]:
+    calls = 0
+
+    def record(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if isinstance(output, Tensor) and output.is_floating_point():
+            part(path if calls == 1 else f"{path}#{calls}", output)
+
+    return record
+
+
+def _inline(splicer: Splicer, found: Arguments, module: nn.Module, label: str) -> Rebuild:
+    if module.training:
+        raise PassError(f"{label}: expected a module in eval mode, got training mode. Call .eval() on it first.")
+    named = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    parts = {name: found.add(splicer.leaf(tensor, f"{label}.{name}")) for name, tensor in named.items()}
+    found.key.append(("module", id(module)))
+    return lambda values: Inlined(module, {name: one(values) for name, one in parts.items()})
+
+

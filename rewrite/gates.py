@@ -1,0 +1,131 @@
+"""Gates of a program: numbers and tensors that are data, not code. `t` is read as `g * t + h * r`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rewrite.address import indices, parse
+from rewrite.errors import InputError, SiteError, nearest
+from rewrite.records import GateRecord
+
+if TYPE_CHECKING:
+    from rewrite.program import Program
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """One gate, or the entries of some members: read `.g`, `.h`, `.r`; assign numbers or tensors, no retracing.
+
+    g = 0 removes the term, (g, h) = (0, 1) puts r in its place, (1, a) adds a * r. r of a family lives in coordinate space.
+    """
+
+    tensors: dict[str, Tensor]
+    record: GateRecord
+    members: tuple[int, ...] | None = None
+
+    def _get(self, leaf: str) -> Tensor:
+        value = self.tensors[leaf]
+        return value if self.members is None or value.dim() == 0 else value[list(self.members)]
+
+    def _set(self, which: str, leaf: str, value: Any) -> None:
+        old = self.tensors[leaf]
+        where = f"gate {self.record.address!r}.{which}"
+        new = value if isinstance(value, Tensor) else torch.tensor(value, dtype=old.dtype, device=old.device)
+        if new.dtype != old.dtype:
+            raise InputError(f"{where}: expected {old.dtype}, got {new.dtype}. Convert it.")
+        if self.members is not None:
+            if which == "r":
+                raise InputError(f"{where}: expected the reference of the whole family, got one for a member. Set it on {self.record.address!r}.")
+            filled = old.clone()
+            filled[list(self.members)] = new
+            new = filled
+        elif self.record.size is not None and which != "r":
+            new = _vector(where, new, self.record.size)
+        if not bool(torch.isfinite(new).all()):
+            raise InputError(f"{where}: expected finite numbers, got inf or nan. They would spoil the sum even behind a gate of 0.")
+        self.tensors[leaf] = new.to(old.device)
+
+    @property
+    def g(self) -> Tensor:
+        """What the term is multiplied by; 1 leaves it as it is."""
+        return self._get(self.record.g)
+
+    @g.setter
+    def g(self, value: Any) -> None:
+        self._set("g", self.record.g, value)
+
+    @property
+    def h(self) -> Tensor:
+        """What the reference is multiplied by; 0 leaves it out."""
+        return self._get(self.record.h)
+
+    @h.setter
+    def h(self, value: Any) -> None:
+        self._set("h", self.record.h, value)
+
+    @property
+    def r(self) -> Tensor:
+        """The reference."""
+        return self._get(self.record.r)
+
+    @r.setter
+    def r(self, value: Any) -> None:
+        self._set("r", self.record.r, value)
+
+    @property
+    def open(self) -> bool:
+        """True at (1, 0), where the gate changes nothing."""
+        return bool((self.g == 1).all() and (self.h == 0).all())
+
+    def reset(self) -> None:
+        """Puts the gate back to (1, 0, 0)."""
+        for leaf, value in ((self.record.g, 1.0), (self.record.h, 0.0), (self.record.r, 0.0)):
+            old = self.tensors[leaf]
+            shape = old.shape if self.record.size is not None and leaf != self.record.r else ()
+            self.tensors[leaf] = torch.full(shape, value, dtype=old.dtype, device=old.device)
+
+    def __repr__(self) -> str:
+        def short(value: Tensor) -> str:
+            return f"{value.item():g}" if value.dim() == 0 else f"tensor{list(value.shape)}"
+
+        return f"Gate({self.record.address!r}, g={short(self.g)}, h={short(self.h)}, r={short(self.r)})"
+
+
+def _vector(where: str, value: Tensor, size: int) -> Tensor:
+    if value.dim() == 0:
+        return value.expand(size).clone()
+    if tuple(value.shape) != (size,):
+        raise InputError(f"{where}: expected one number or {size}, one per member, got shape {list(value.shape)}.")
+    return value
+
+
+class Gates(Mapping[str, Gate]):
+    """The gates of a program by address; a member's address gives that entry of its family's gate."""
+
+    def __init__(self, program: Program):
+        self._program = program
+
+    def __getitem__(self, address: str) -> Gate:
+        records = self._program.gate_records
+        if address in records:
+            return Gate(self._program.tensors, records[address])
+        parsed = parse(address) if "->" not in address else None
+        record = records.get(parsed.site) if parsed else None
+        if parsed and record and parsed.member and record.size is not None:
+            return Gate(self._program.tensors, record, tuple(indices(parsed.member, record.size, address)))
+        advice = nearest(address, records) or (" Apply gates.at(address) first." if address in self._program.sites_by_address else "")
+        raise SiteError(f"no gate at {address!r} among {len(records)}.{advice}")
+
+    def __contains__(self, address: object) -> bool:
+        return address in self._program.gate_records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._program.gate_records)
+
+    def __len__(self) -> int:
+        return len(self._program.gate_records)

@@ -1,0 +1,189 @@
+"""Direct paths: the factor with which a term reaches a reader through adds and scalings alone, and the equation that proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from rewrite.capture import Captured
+from rewrite.errors import PassError
+from rewrite.records import Claim, Site
+from rewrite.run import needed
+from rewrite.splice import Splicer, reads
+
+aten = torch.ops.aten
+SAME = (aten.alias.default, aten.clone.default, aten.contiguous.default)
+OPENERS = {"layer_norm": "norm", "rms_norm": "norm", "rsqrt": "norm", "linear": "heads or neurons", "addmm": "heads or neurons"}
+
+Product = tuple[float, tuple[fx.Node, ...]]
+
+
+@dataclass
+class Additive:
+    """How a term reaches a value: for each node on the way, the products of factors whose sum is the term's coefficient there."""
+
+    term: Site
+    start: fx.Node
+    end: fx.Node
+    products: dict[fx.Node, list[Product]]
+
+    @property
+    def coefficient(self) -> list[Product]:
+        """The coefficient at the end."""
+        return self.products[self.end]
+
+
+def additive(splicer: Splicer, term: Site, end: fx.Node) -> Additive:
+    """How `term` reaches `end` through adds and scalings alone.
+
+    Raises: PassError naming what stands in the way if it does not.
+    """
+    start = splicer.nodes[term.node]
+    inputs = frozenset(name for name, leaf in splicer.leaves.items() if leaf.kind == "input")
+    way = needed([end])
+    products: dict[fx.Node, list[Product]] = {}
+    varying = _varying(way, inputs)
+    for node in sorted((n for n in way if n.op == "call_function" and start < n), key=lambda n: n._sort_key):
+        found = _products(node, lambda arg, reader=node: _of(products, start, arg, reader, term), varying)
+        if found:
+            products[node] = found
+    if end not in products:
+        raise PassError(f"{term.address}: expected a path of adds and scalings to {end.name}, got {_obstacle(splicer, term, products, way)}")
+    return Additive(term, start, end, products)
+
+
+def _of(products: dict[fx.Node, list[Product]], start: fx.Node, arg: Any, reader: fx.Node, term: Site) -> list[Product]:
+    if arg is start:
+        return [(1.0, ())] if reads(reader, term) else []
+    return products.get(arg, []) if isinstance(arg, fx.Node) else []
+
+
+def _varying(nodes: Iterable[fx.Node], inputs: frozenset[str]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in sorted(nodes, key=lambda n: n._sort_key):
+        if (node.op == "placeholder" and node.name in inputs) or any(n in found for n in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _products(node: fx.Node, of: Any, varying: set[fx.Node]) -> list[Product]:
+    """The coefficient at `node`, given those of its arguments; empty if the term does not arrive additively."""
+    args: Any = node.args
+    if node.target in SAME:
+        return of(args[0])
+    if node.target is aten.neg.default:
+        return _scaled(of(args[0]), -1.0)
+    if node.target in (aten.add.Tensor, aten.sub.Tensor):
+        sign = -1.0 if node.target is aten.sub.Tensor else 1.0
+        return of(args[0]) + _scaled(of(args[1]), sign * node.kwargs.get("alpha", 1))  # type: ignore[operator]
+    if node.target is aten.mul.Tensor:
+        for value, factor in (args, args[::-1]):
+            if of(value) and factor not in varying:
+                return _scaled(of(value), factor)
+    if node.target is aten.div.Tensor and isinstance(args[1], int | float):
+        return _scaled(of(args[0]), 1.0 / args[1]) if _dyadic(args[1]) else []
+    return []
+
+
+def _dyadic(value: float) -> bool:
+    return value != 0 and (1.0 / value) * value == 1.0 and float(value).as_integer_ratio()[0] in (1, -1) or float(value).is_integer() and (int(value) & (int(value) - 1)) == 0
+
+
+def _scaled(products: list[Product], factor: Any) -> list[Product]:
+    if isinstance(factor, fx.Node):
+        return [(number, (*nodes, factor)) for number, nodes in products]
+    return [(number * factor, nodes) for number, nodes in products]
+
+
+def _obstacle(splicer: Splicer, term: Site, products: dict[fx.Node, list[Product]], way: set[fx.Node]) -> str:
+    start = splicer.nodes[term.node]
+    if start not in way:
+        return "a reader that does not depend on it. Choose a reader downstream."
+    frontier = [u for n in (start, *products) for u in n.users if u in way and u not in products]
+    blocking = min(frontier, key=lambda n: n._sort_key)
+    name = getattr(blocking.target, "_schema", blocking.target)
+    op = str(getattr(name, "name", name)).split("::")[-1]
+    opener = OPENERS.get(op)
+    advice = f"The pass {opener} opens it." if opener else "Name a reader before it, or use ~> once it is there."
+    return f"{op} ({blocking.name}) on the way. {advice}"
+
+
+def factor_nodes(splicer: Splicer, found: Additive, anchor: fx.Node, scope: tuple[str, ...]) -> Any:
+    """The coefficient as a number or a node; products and sums of nodes are built behind `anchor`."""
+    merged: dict[tuple[fx.Node, ...], float] = {}
+    for number, nodes in found.coefficient:
+        merged[nodes] = merged.get(nodes, 0.0) + number
+    total: Any = None
+    for nodes, number in merged.items():
+        value: Any = number
+        for node in nodes:
+            value = node if value == 1.0 and not isinstance(value, fx.Node) else _node(splicer, anchor, aten.mul.Tensor, node, value, scope)
+        total = value if total is None else _plus(splicer, anchor, total, value, scope)
+    return total
+
+
+def _plus(splicer: Splicer, anchor: fx.Node, a: Any, b: Any, scope: tuple[str, ...]) -> Any:
+    if not isinstance(a, fx.Node):
+        return a + b if not isinstance(b, fx.Node) else _node(splicer, anchor, aten.add.Tensor, b, a, scope)
+    return _node(splicer, anchor, aten.add.Tensor, a, b, scope)
+
+
+def _node(splicer: Splicer, anchor: fx.Node, target: Any, a: fx.Node, b: Any, scope: tuple[str, ...]) -> fx.Node:
+    with splicer.mode:
+        value = target(a.meta["val"], b.meta["val"] if isinstance(b, fx.Node) else b)
+    behind = splicer.after([anchor, *(n for n in (a, b) if isinstance(n, fx.Node))])
+    return splicer.call(behind, target, (a, b), scope, value)
+
+
+def split_path(address: str) -> tuple[str, str]:
+    """The term and the reader of a path address `t -> r`.
+
+    Raises: PassError if it is not one.
+    """
+    ends = [end.strip() for end in address.split("->")]
+    if len(ends) != 2 or not all(ends) or "~" in address or "!" in address:
+        raise PassError(f"path {address!r}: expected 'term -> reader', got something else. Write e.g. 'h.9.mlp/fire -> ln_f@in'.")
+    return ends[0], ends[1]
+
+
+def path_claim(splicer: Splicer, address: str, found: Additive, law: Captured, coefficient: Any, step: int) -> Claim:
+    """The claim that with the term replaced by a fresh value on this edge only, reader and rewrite agree."""
+    graph = fx.Graph()
+    bindings: dict[str, tuple[str, str]] = {}
+    outside: dict[fx.Node, fx.Node] = {}
+
+    def bound(node: fx.Node, kind: str = "node") -> fx.Node:
+        with graph.inserting_after(next(reversed(outside.values()))) if outside else graph.inserting_before(next(iter(graph.nodes), None)):
+            made = graph.placeholder(f"{kind}_{node.name}")
+        made.meta.update(val=node.meta["val"], scope=())
+        bindings[made.name] = (kind, node.name)
+        return made
+
+    fresh = outside[found.start] = bound(found.start, "fresh")
+    image: dict[fx.Node, fx.Node] = {}
+    region = sorted(found.products, key=lambda n: n._sort_key)
+    region = [node for node in region if node in needed([found.end])]
+    for node in {n for node in region for n in node.all_input_nodes if n not in found.products and n is not found.start}:
+        outside[node] = bound(node)
+    term = next((u for u in region if any(n is found.start and not reads(u, found.term) for n in u.all_input_nodes)), None)
+    own = bound(found.start) if term is not None else None
+    for node in region:
+        through = reads(node, found.term)
+        image[node] = graph.node_copy(node, lambda n, t=through: (fresh if t else own) if n is found.start else image.get(n) or outside[n])
+        image[node].meta = {"val": node.meta["val"], "scope": ()}
+    read, given = bound(found.end), bound(found.start)
+    wanted = [read, given, fresh, *([outside.get(coefficient) or bound(coefficient)] if isinstance(coefficient, fx.Node) else [])]
+    other = dict(zip(law.inputs, wanted, strict=True))
+    for node in law.graph.nodes:
+        if node.op == "call_function":
+            other[node] = graph.node_copy(node, lambda n: other[n])
+            other[node].meta = {"val": node.meta["val"], "scope": ()}
+    graph.output([image[found.end], other[law.outputs[0]]])
+    sentence = "the term replaced by any value on this path only: reader and rewrite agree"
+    return Claim(sentence, address, step, graph, bindings, (found.term.address,))
+
+

@@ -1,0 +1,155 @@
+"""Rewiring: changing what the readers of a site, or of a path, read.
+
+A law of this shape is called with (read) at a site: what its readers read. On a path `t -> r` it is called with
+(read, term, own, coefficient): what r read, the term, the path's own copy of the term, and the factor the term reaches r with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite import family
+from rewrite.address import find, parse
+from rewrite.capture import capture
+from rewrite.errors import PassError, SiteError
+from rewrite.law import Bound, Free
+from rewrite.paths import additive, factor_nodes, path_claim, split_path
+from rewrite.records import FamilyRecord, GateRecord, Site
+from rewrite.splice import Splicer
+from rewrite.terms import Skip, axis_dims
+
+aten = torch.ops.aten
+
+
+def rewire_addresses(splicer: Splicer, where: str, on_path: bool) -> list[str]:
+    """The sites, or with `on_path` the paths, that `where` names; a member of a family stands for its family."""
+    if not on_path:
+        if where in splicer.sites:
+            return [where]
+        parsed = parse(where)
+        if parsed.act or parsed.slice:
+            raise SiteError(f"{where}: expected a site, family or member, got a coordinate or slice. Gate the whole and set entries.")
+        return [site.address for site in find(parsed.site, splicer.sites)]
+    term, reader = split_path(where)
+    return [f"{t.address} -> {r.address}" for t in find(term, splicer.sites) for r in find(reader, splicer.sites)]
+
+
+def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
+    """Applies a rewire at one site, family or path."""
+    if "term" in bound.law.positional:
+        return _rewire_path(splicer, bound, address)
+    if address in splicer.gates:
+        return Skip("gated already") if any(isinstance(v, Free) for v in bound.arguments.values()) else None
+    site = splicer.site(address)
+    if site.address in splicer.families:
+        _rewire_family(splicer, bound, splicer.families[site.address], site)
+    else:
+        _rewire_site(splicer, bound, site)
+    return None
+
+
+def _free_leaves(splicer: Splicer, bound: Bound, address: str, like: Tensor, size: int | None) -> dict[str, fx.Node]:
+    """Placeholders for the law's settable arguments, recorded as a gate."""
+    leaves: dict[str, fx.Node] = {}
+    for name, value in bound.arguments.items():
+        if isinstance(value, Free):
+            shape = (size,) if size is not None and name != "r" else ()
+            tensor = torch.full(shape, value.value, dtype=like.dtype, device=like.device)
+            leaves[name] = splicer.leaf(tensor, f"{address}.{name}", "gate")
+    if leaves:
+        names = {name: splicer.leaves[node.name].name for name, node in leaves.items()}
+        if set(names) != {"g", "h", "r"}:
+            raise PassError(f"{bound.law.name}: expected free arguments g, h and r, got {sorted(names)}. A gate has these three.")
+        splicer.add_gate(GateRecord(address, names["g"], names["h"], names["r"], size))
+    return leaves
+
+
+def _given(splicer: Splicer, bound: Bound, address: str) -> tuple[dict[str, fx.Node], dict[str, Any]]:
+    """The law's other arguments: tensors as constants, and plain values."""
+    tensors = {k: splicer.leaf(v, f"{address}.{k}") for k, v in bound.arguments.items() if isinstance(v, Tensor)}
+    return tensors, {k: v for k, v in bound.arguments.items() if not isinstance(v, Tensor | Free)}
+
+
+def _rewire_site(splicer: Splicer, bound: Bound, site: Site) -> None:
+    cut, scope = splicer.cut(site), splicer.outer_scope(site)
+    leaves = _free_leaves(splicer, bound, site.address, splicer.value(site), None)
+    tensors, plain = _given(splicer, bound, site.address)
+    named = {**leaves, **tensors}
+
+    def law(read: Tensor, *values: Tensor) -> list[Tensor]:
+        return [_checked(bound, bound.law.function(read, **dict(zip(named, values, strict=True)), **plain), read)]
+
+    captured = capture(law, [node.meta["val"] for node in (cut.node, *named.values())], splicer.mode, site.address)
+    image: dict[fx.Node, Any] = {}
+    splicer.paste(captured, [cut.node, *named.values()], [captured.outputs[0]], scope, image)
+    splicer.redirect(cut, _own_node(splicer, image[captured.outputs[0]], scope))
+
+
+def _own_node(splicer: Splicer, node: fx.Node, scope: tuple[str, ...]) -> fx.Node:
+    if node.op != "placeholder":
+        return node
+    return splicer.call(splicer.after([node]), aten.alias.default, (node,), scope, node.meta["val"])
+
+
+def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: Site) -> None:
+    cut = splicer.cut(site)
+    scope = splicer.outer_scope(site)
+    operands = [splicer.nodes[name] for name in record.operands]
+    act = operands[record.act]
+    leaves = _free_leaves(splicer, bound, site.address, act.meta["val"], record.size)
+    tensors, plain = _given(splicer, bound, site.address)
+    named = {**leaves, **tensors}
+    dim = axis_dims(record.equation, record.axis)[record.act]
+    behind = -1 - dim if dim is not None and dim < 0 else act.meta["val"].dim() - 1 - (dim or 0)
+
+    def law(*values: Tensor) -> list[Tensor]:
+        given = list(values[: len(operands)])
+        free = dict(zip(named, values[len(operands) :], strict=True))
+        wide = {k: v.reshape(v.shape + (1,) * behind) if k in leaves and v.dim() == 1 and k != "r" else v for k, v in free.items()}
+        given[record.act] = _checked(bound, bound.law.function(given[record.act], **wide, **plain), given[record.act])
+        return [family.total(record.equation, given), given[record.act]]
+
+    inputs = [*operands, *named.values()]
+    captured = capture(law, [node.meta["val"] for node in inputs], splicer.mode, site.address)
+    image: dict[fx.Node, Any] = {}
+    splicer.paste(captured, inputs, list(captured.outputs), scope, image)
+    total, coordinate = (image[node] for node in captured.outputs)
+    splicer.redirect(cut, total)
+    names = [*record.operands]
+    names[record.act] = coordinate.name
+    splicer.add_family(replace(record, operands=tuple(names), total=total.name))
+
+
+def _checked(bound: Bound, value: Any, like: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
+        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise PassError(f"{bound.law.name}: expected a value like what was read, {like.dtype} {list(like.shape)}, got {found}.")
+    return value
+
+
+def _rewire_path(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
+    term_address, reader_address = split_path(address)
+    term, reader = splicer.site(term_address), splicer.site(reader_address)
+    if address in splicer.sites:
+        return Skip("this path is there already")
+    cut = splicer.cut(reader)
+    found = additive(splicer, term, cut.node)
+    scope, tag = splicer.outer_scope(reader), splicer.tag(address)
+    coefficient = factor_nodes(splicer, found, splicer.after([cut.node]), scope)
+    own = splicer.call(splicer.after([cut.node]), aten.alias.default, (found.start,), scope, found.start.meta["val"])
+    inputs = [cut.node, found.start, own, *([coefficient] if isinstance(coefficient, fx.Node) else [])]
+
+    def law(read: Tensor, term: Tensor, own: Tensor, *factor: Tensor) -> list[Tensor]:
+        return [_checked(bound, bound.law.function(read, term, own, factor[0] if factor else coefficient), read)]
+
+    captured = capture(law, [node.meta["val"] for node in inputs], splicer.mode, address)
+    image: dict[fx.Node, Any] = {}
+    splicer.paste(captured, inputs, [captured.outputs[0]], (*scope, tag), image)
+    splicer.redirect(cut, image[captured.outputs[0]])
+    splicer.name_site(address, own, "path", tag)
+    splicer.add_claim(path_claim(splicer, address, found, captured, coefficient, len(splicer.steps)))
+    return None

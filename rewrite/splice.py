@@ -1,0 +1,300 @@
+"""The splicer: the one file that edits a graph. It works on a fork; `finish` returns it as a new program.
+
+The graph is append-only. A rewrite adds nodes and changes what readers read; a definition, once there, stays what it was, so claims
+and names that speak of it stay true.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.capture import Captured, fake_mode
+from rewrite.errors import PassError, SiteError
+from rewrite.ops import Operand
+from rewrite.records import Claim, FamilyRecord, GateRecord, Leaf, LeafKind, Site, SiteKind, SplitRecord, Step
+
+if TYPE_CHECKING:
+    from rewrite.program import Program
+
+aten = torch.ops.aten
+ORDER: tuple[LeafKind, ...] = ("parameter", "buffer", "constant", "gate", "input")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A site, its node, the nodes that read it, and the addresses that follow when those readers are redirected."""
+
+    site: Site
+    node: fx.Node
+    readers: list[fx.Node]
+    followers: list[str]
+
+
+class Splicer:
+    """A fork of a program's graph and tables, open for edits until `finish`."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.graph = fx.Graph()
+        image: dict[fx.Node, fx.Node] = {}
+        result = self.graph.graph_copy(program.graph, image)
+        self.graph.output(result).meta.update(program.graph.output_node().meta)
+        self.nodes: dict[str, fx.Node] = {new.name: new for new in self.graph.nodes}
+        self.leaves = dict(program.leaves)
+        self.tensors = dict(program.tensors)
+        self.sites = dict(program.sites_by_address)
+        self.families = dict(program.families)
+        self.gates = dict(program.gate_records)
+        self.splits, self.claims, self.steps = list(program.splits), list(program.claims), list(program.steps)
+        self.mode = fake_mode(self.graph)
+        self._at: dict[str, list[str]] = defaultdict(list)
+        for site in self.sites.values():
+            self._at[site.node].append(site.address)
+        self._leaf_of_tensor = {id(self.tensors[leaf.name]): name for name, leaf in reversed(self.leaves.items()) if leaf.name in self.tensors}
+        self._leaf_names = {leaf.name for leaf in self.leaves.values()}
+        self._tags = len(self.splits) + len(self.gates) + len(self.steps)
+        self._around: dict[str, tuple[str, ...]] = {}
+        for scope in {node.meta.get("scope", ()) for node in self.graph.nodes}:
+            self._around.update((tag, scope[:i]) for i, tag in enumerate(scope) if "/+" not in tag)
+        self._last: dict[LeafKind, fx.Node] = {leaf.kind: self.nodes[name] for name, leaf in self.leaves.items()}
+
+    def finish(self) -> Program:
+        """The new program."""
+        rank = {kind: i for i, kind in enumerate(ORDER)}
+        leaves = dict(sorted(self.leaves.items(), key=lambda item: rank[item[1].kind]))
+        return replace(
+            self.program,
+            graph=self.graph,
+            leaves=leaves,
+            tensors=self.tensors,
+            sites_by_address=self.sites,
+            families=self.families,
+            gate_records=self.gates,
+            splits=tuple(self.splits),
+            claims=tuple(self.claims),
+            steps=tuple(self.steps),
+            traced_from=self.program.origin,
+        )
+
+    # ------------------------------------------------------------------------------------------------ leaves
+
+    def leaf(self, tensor: Tensor, name: str, kind: LeafKind = "constant") -> fx.Node:
+        """The placeholder of `tensor`: the model's own if it is one of the model's tensors, else a new leaf called `name`."""
+        known = self._leaf_of_tensor.get(id(tensor))
+        if known is not None and kind == "constant":
+            return self.nodes[known]
+        name = _unused(name, self._leaf_names)
+        node = self._placeholder(re.sub(r"\W+", "_", name), kind)
+        node.meta.update(val=self.mode.from_tensor(tensor, static_shapes=True), scope=())
+        self.leaves[node.name] = Leaf(kind, name)
+        self.tensors[name] = tensor
+        self._leaf_names.add(name)
+        if kind == "constant":
+            self._leaf_of_tensor[id(tensor)] = node.name
+        return node
+
+    def extra_input(self, name: str) -> fx.Node:
+        """A placeholder that is no leaf of the program: its value is given at each run."""
+        node = self._placeholder(name, "input")
+        node.meta.update(val=None, scope=())
+        return node
+
+    def _placeholder(self, name: str, kind: LeafKind) -> fx.Node:
+        before = [self._last[k] for k in ORDER[: ORDER.index(kind) + 1] if k in self._last]
+        with self.graph.inserting_after(before[-1]) if before else self.graph.inserting_before(next(iter(self.graph.nodes))):
+            node = self.graph.placeholder(name)
+        node.target = node.name  # a clash is resolved in the name only, and code is generated from the target
+        self.nodes[node.name] = node
+        self._last[kind] = node
+        return node
+
+    # ------------------------------------------------------------------------------------------------ nodes
+
+    def after(self, nodes: Iterable[fx.Node]) -> fx.Node:
+        """The node behind which everything in `nodes` is known: the last of them, at least the last placeholder."""
+        last = self._last["input"] if "input" in self._last else next(reversed(self._last.values()))
+        for node in nodes:
+            last = node if last < node else last
+        return last
+
+    def call(self, anchor: fx.Node, target: Any, args: tuple[Any, ...], scope: tuple[str, ...], value: Any) -> fx.Node:
+        """A new node right behind `anchor`; `value` is its fake value."""
+        with self.graph.inserting_after(anchor):
+            node = self.graph.call_function(target, args)
+        node.meta.update(val=value, scope=scope)
+        self.nodes[node.name] = node
+        return node
+
+    def operand(self, operand: Operand) -> fx.Node:
+        """The node of a canonical operand; a transpose becomes a node of its own."""
+        if not operand.transposed:
+            return operand.node
+        value = operand.node.meta["val"]
+        with self.mode:
+            turned = value.permute(1, 0)
+        return self.call(self.after([operand.node]), aten.permute.default, (operand.node, [1, 0]), (), turned)
+
+    def paste(
+        self, captured: Captured, inputs: Sequence[Any], wanted: Sequence[fx.Node], scope: tuple[str, ...], image: dict[fx.Node, fx.Node]
+    ) -> fx.Node:
+        """The last node pasted of what `wanted` nodes of `captured` take; `image` says, and is told, what became of each node."""
+        for given, node in zip(captured.inputs, inputs, strict=True):
+            image.setdefault(given, node)
+        for given, tensor in captured.constants.items():
+            image.setdefault(given, self.leaf(tensor, "constant"))
+        anchor = self.after(node for node in image.values() if isinstance(node, fx.Node))
+        keep = _needed(wanted, image)
+        for node in captured.graph.nodes:
+            if node in keep and node not in image:
+                with self.graph.inserting_after(anchor):
+                    anchor = image[node] = self.graph.node_copy(node, lambda n: image[n])
+                anchor.meta = {"val": node.meta["val"], "scope": scope}
+                self.nodes[anchor.name] = anchor
+        return anchor
+
+    def total(self, anchor: fx.Node, terms: Sequence[fx.Node], scope: tuple[str, ...]) -> fx.Node:
+        """The sum of `terms`, from left to right."""
+        value = terms[0]
+        for term in terms[1:]:
+            value = self.call(self.after([anchor, value]), aten.add.Tensor, (value, term), scope, terms[0].meta["val"])
+        if len(terms) == 1:
+            value = self.call(self.after([anchor]), aten.alias.default, (value,), scope, terms[0].meta["val"])
+        return value
+
+    def move_literals(self, device: torch.device) -> None:
+        """Replaces every device literal in the graph, and the devices of the fake values."""
+        for node in self.graph.nodes:
+            literals = {k: device for k, v in node.kwargs.items() if isinstance(v, torch.device)}
+            if literals:
+                node.kwargs = {**node.kwargs, **literals}
+            if any(isinstance(arg, torch.device) for arg in node.args):
+                node.args = tuple(device if isinstance(arg, torch.device) else arg for arg in node.args)
+            value = node.meta.get("val")
+            if isinstance(value, Tensor):
+                with self.mode:
+                    node.meta["val"] = value.to(device)
+
+    # ------------------------------------------------------------------------------------------------ readers
+
+    def cut(self, site: Site) -> Cut:
+        """Who reads `site` now, and which sites have no other readers. Taken before a rewrite adds readers of its own.
+
+        Raises: SiteError when nothing reads it.
+        """
+        node = self.nodes[site.node]
+        readers = [user for user in node.users if reads(user, site)]
+        if not readers:
+            raise SiteError(f"{site.address}: expected a site that something reads, got one that nothing does. It cannot be rewritten.")
+        moved, followers = set(readers), []
+        for address in self._at[site.node]:
+            own = {user for user in node.users if reads(user, self.sites[address])}
+            if address == site.address or (own and own <= moved):
+                followers.append(address)
+        return Cut(site, node, readers, followers)
+
+    def redirect(self, cut: Cut, value: fx.Node) -> None:
+        """Makes the readers of a cut read `value`, and moves the sites that have no other readers along."""
+        for reader in cut.readers:
+            reader.replace_input_with(cut.node, value)
+        for address in cut.followers:
+            self.sites[address] = replace(self.sites[address], node=value.name)
+        followers = set(cut.followers)
+        self._at[value.name] += cut.followers
+        self._at[cut.node.name] = [address for address in self._at[cut.node.name] if address not in followers]
+
+    def outer_scope(self, site: Site) -> tuple[str, ...]:
+        """The tags of the code around `site`: around the module whose input or output it is, else those of its node."""
+        module = site.address.partition("@in")[0].partition(":")[0]
+        if site.kind in ("output", "input"):
+            return self._around.get(module, ())
+        return tuple(tag for tag in self.nodes[site.node].meta.get("scope", ()) if "/+" not in tag)
+
+    def tag(self, address: str) -> str:
+        """A tag of its own for the sum, gate or path at `address`."""
+        self._tags += 1
+        return f"{address}/+{self._tags}"
+
+    # ------------------------------------------------------------------------------------------------ tables
+
+    def name_site(self, address: str, node: fx.Node, kind: SiteKind, scope: str | None = None) -> Site:
+        """The new site.
+
+        Raises: PassError if the name is taken.
+        """
+        if address in self.sites:
+            raise PassError(f"{address}: expected a name that is not taken at this site, got one that is. Pass name=.")
+        site = self.sites[address] = Site(address, node.name, kind, scope)
+        self._at[node.name].append(address)
+        return site
+
+    def add_family(self, record: FamilyRecord) -> None:
+        """Records a family."""
+        self.families[record.address] = record
+
+    def add_split(self, record: SplitRecord) -> None:
+        """Records a split."""
+        self.splits.append(record)
+
+    def add_claim(self, claim: Claim) -> None:
+        """Records a claim."""
+        self.claims.append(claim)
+
+    def add_gate(self, record: GateRecord) -> None:
+        """Records a gate."""
+        self.gates[record.address] = record
+
+    def add_step(self, step: Step) -> None:
+        """Records a step of the history."""
+        self.steps.append(step)
+
+    def site(self, address: str) -> Site:
+        """The site called `address`.
+
+        Raises: SiteError if there is none.
+        """
+        if address not in self.sites:
+            raise SiteError(f"no site is called {address!r} among {len(self.sites)}. List them with program.sites().")
+        return self.sites[address]
+
+    def value(self, site: Site) -> Any:
+        """The fake value of a site."""
+        return self.nodes[site.node].meta["val"]
+
+
+def reads(user: fx.Node, site: Site) -> bool:
+    """True if `user`, a user of the site's node, reads the site: a module's output is read outside of it, its input inside."""
+    scope = user.meta.get("scope", ())
+    if site.kind == "output":
+        module = site.address.partition(":")[0]
+        return user.op == "output" if not module else module not in scope
+    return site.scope is None or site.scope in scope
+
+
+def _needed(wanted: Sequence[fx.Node], image: Mapping[fx.Node, Any]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    stack = list(wanted)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            if node not in image:
+                stack.extend(node.all_input_nodes)
+    return found
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 1
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
