@@ -4,8 +4,8 @@ from rewrite.errors import FileError, InputError, PassError, SiteError, Tautomer
 from rewrite.law import Bound, Free, Law, reform, rewire, split
 from rewrite.program import Program
 from rewrite.terms import Family, Skip, Terms, fresh, part
+from rewrite.trace import trace
 
-# trace and load join here
 __all__ = [
     "Bound",
     "Family",
@@ -25,4 +25,5 @@ __all__ = [
     "reform",
     "rewire",
     "split",
+    "trace",
 ]

@@ -163,14 +163,18 @@ class Insertion:
         anchor = splicer.after([*terms, *(node for image in images for node in image.values() if isinstance(node, fx.Node))])
         total = splicer.total(anchor, terms, (*scope, tag))
         splicer.redirect(cut, total)
-        self._name_parts()
+        parts = self._name_parts()
+        step = len(splicer.steps)
         if bound.law.shape == "split":
-            records = self._name_terms(bound, terms, images, tag)
-            step = len(splicer.steps)
-            splicer.add_split(SplitRecord(site.address, cut.node.name, total.name, tuple(records), step))
-            terms_by_key = list(zip(self.shape.keys, records.items(), strict=True))
-            for law in bound.law.claims:
-                splicer.add_claim(claim_graph(splicer, law, site.address, step, terms_by_key, self.arguments, cache))
+            named = self._name_terms(bound, terms, images, tag)
+            splicer.add_split(SplitRecord(site.address, cut.node.name, total.name, tuple(named), step))
+            claimed = list(zip(self.shape.keys, named.items(), strict=True))
+        else:
+            claimed = [(key, (address, None)) for key, address in parts.items()]
+        for law in bound.law.claims:
+            claim = claim_graph(splicer, law, site.address, step, claimed, self.arguments, cache)
+            if claim is not None:
+                splicer.add_claim(claim)
 
     def _paste(self, scope: tuple[str, ...]) -> list[dict[fx.Node, Any]]:
         """For each term, what became of the captured nodes.
@@ -202,12 +206,14 @@ class Insertion:
             found[name] = node.args[0] if "clone" in str(node.target) else node  # part() recorded a clone
         return found
 
-    def _name_parts(self) -> None:
+    def _name_parts(self) -> dict[str, str]:
         # a reform's parts hang on the site itself, what is inside a split's function hangs on its first term
+        named = {}
         prefix = self.label if any(self.shape.keys) or len(self.shape.keys) > 1 else self.site.address
         for name, node in self._part_nodes().items():
             if node in self.part_images and self.part_images[node].op != "placeholder":
-                self.splicer.name_site(f"{prefix}/{name}", self.part_images[node], "part")
+                named[name] = self.splicer.name_site(f"{prefix}/{name}", self.part_images[node], "part").address
+        return named
 
     def _term_nodes(self, images: list[dict[fx.Node, Any]], whole: fx.Node, scope: tuple[str, ...]) -> list[fx.Node]:
         taken = set(self.arguments.inputs)

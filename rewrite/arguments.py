@@ -6,9 +6,10 @@ parameters are inputs of its inlined body. Numbers stay numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -24,23 +25,37 @@ from rewrite.splice import Splicer
 from rewrite.terms import Skip, part
 from rewrite.weights import Weight
 
+if TYPE_CHECKING:
+    from rewrite.program import Program
+
 Rebuild = Callable[[Sequence[Any]], Any]
+
+
+def module_of(address: str) -> str:
+    """The module part of an address."""
+    return re.split(r"@in|[:/]", address, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
 class SiteView:
     """What an argument that is a function of the site may look at; read-only.
 
-    `node` writes the site; `match` is the op of the law's class; `shape` is symbolic where sizes are dynamic.
+    `program` is the program before this apply; `node` writes the site; `match` is the op of the law's class.
     """
 
+    program: Program
     address: str
     node: fx.Node
     match: Match | None
 
     @property
+    def module(self) -> str:
+        """The path of the module whose value this is, or is inside of."""
+        return module_of(self.address)
+
+    @property
     def shape(self) -> torch.Size:
-        """The shape of the site's value."""
+        """The shape of the site's value; symbolic where sizes are dynamic."""
         return self.node.meta["val"].shape
 
 
@@ -81,7 +96,9 @@ def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], la
         found.positional = [_canonical(splicer, found, value) for value in match.arguments]
     else:
         found.positional = [_value_named(splicer, found, site, name, first=i == 0) for i, name in enumerate(law.positional)]
-    view = SiteView(site.address, node, match)
+    view = SiteView(splicer.program, site.address, node, match)
+    if law.preparation is not None:
+        arguments = law.preparation(view, arguments)
     for name, value in arguments.items():
         if name not in law.callables and callable(value) and not isinstance(value, nn.Module | Weight | sympy.Basic | Tensor):
             value = value(view)
@@ -102,7 +119,7 @@ def _canonical(splicer: Splicer, found: Arguments, value: Any) -> Rebuild:
 def _value_named(splicer: Splicer, found: Arguments, site: Site, name: str, *, first: bool) -> Rebuild:
     if first:
         return found.add(splicer.nodes[site.node])
-    module = site.address.partition("@in")[0].partition(":")[0].partition("/")[0]
+    module = module_of(site.address)
     for address in (f"{module}@in:{name}", f"{module}@in"):
         if address in splicer.sites and (name == "x" or address.endswith(f":{name}")):
             return found.add(splicer.nodes[splicer.sites[address].node])

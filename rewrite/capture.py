@@ -44,6 +44,8 @@ def capture(function: Callable[..., Sequence[Any]], values: Sequence[Any], mode:
     Raises: PassError when the function does something that has no functional graph; `what` names it in the message.
     """
     functional = dispatch_functionalize(lambda *given: list(function(*given)), FunctionalTensorMode(pre_dispatch=True, export=True))
+    with mode:  # one object given twice would be one input: the last
+        values = [v.detach() if isinstance(v, Tensor) and any(v is u for u in values[:i]) else v for i, v in enumerate(values)]
     environment = mode.shape_env
     before = len(environment.guards) if environment is not None else 0
     try:

@@ -61,8 +61,8 @@ class ClaimBuilder:
 
 def claim_graph(
     splicer: Splicer, law: ClaimLaw, site: str, step: int, terms: Labelled, arguments: Arguments, cache: dict[Any, Any]
-) -> Claim:
-    """The captured claim; equal claims of one pass at sites of one shape share one graph.
+) -> Claim | None:
+    """The captured claim, or None if its function says that it does not apply; equal claims at sites of one shape share one graph.
 
     Raises: PassError if it does not return two sides, or reads no term.
     """
@@ -76,6 +76,8 @@ def claim_graph(
     key = (id(law), *map(value_key, builder.values), *map(repr, arguments.key), tuple(slots))
     if key not in cache:
         cache[key] = _capture(builder, slots, inputs, member)
+    if cache[key] is None:
+        return None
     captured, likes = cache[key]
     bound = [*builder.bindings, *(("fresh", builder.bindings[i][1]) for i in likes)]
     used = needed(captured.outputs)
@@ -83,13 +85,14 @@ def claim_graph(
     if not reads:
         raise PassError(f"claim {law.sentence!r}: expected a claim that reads a term, got one that reads none. It would say nothing.")
     bindings = {node.name: binding for node, binding in zip(captured.inputs, bound, strict=True)}
+    bindings |= {node.name: ("node", splicer.leaf(tensor, "constant").name) for node, tensor in captured.constants.items()}
     return Claim(law.sentence, site, step, captured.graph, bindings, tuple(sorted(reads)))
 
 
-def _capture(builder: ClaimBuilder, slots: dict[str, list[int]], inputs: list[int], member: int | None) -> tuple[Captured, list[int]]:
+def _capture(builder: ClaimBuilder, slots: dict[str, list[int]], inputs: list[int], member: int | None) -> tuple[Captured, list[int]] | None:
     law, splicer = builder.law, builder.splicer
 
-    def sides(values: Sequence[Any], give: Any) -> list[Any]:
+    def sides(values: Sequence[Any], give: Any) -> list[Any] | None:
         args, kwargs = builder.arguments.rebuild([values[i] for i in inputs])
         extra = {law.member: values[member]} if law.member and member is not None else {}
         with taking_notes(give):
@@ -106,22 +109,23 @@ def _capture(builder: ClaimBuilder, slots: dict[str, list[int]], inputs: list[in
             return torch.empty_like(like)
 
     with splicer.mode, torch.no_grad():
-        sides(builder.values, want)  # a dry run: how many independent values are asked for, and of what shapes
+        if sides(builder.values, want) is None:  # a dry run: how many independent values are asked for, and of what shapes
+            return None
     count = len(builder.values)
 
     def traced(*values: Any) -> list[Any]:
         waiting = iter(values[count:])
-        return sides(values, lambda _: next(waiting))
+        return sides(values, lambda _: next(waiting)) or []
 
     captured = capture(traced, [*builder.values, *(builder.values[i] for i in likes)], splicer.mode, f"claim {law.sentence!r}")
-    if captured.constants:
-        raise PassError(f"claim {law.sentence!r}: expected its tensors to be the law's arguments, got a constant. Pass it as an argument.")
     for node in captured.graph.nodes:
         node.meta = {"val": node.meta.get("val"), "scope": ()}
     return captured, likes
 
 
-def _two(law: ClaimLaw, result: Any) -> list[Any]:
+def _two(law: ClaimLaw, result: Any) -> list[Any] | None:
+    if result is None:
+        return None
     if not isinstance(result, tuple) or len(result) != 2 or not any(isinstance(side, Tensor) for side in result):
         raise PassError(f"claim {law.sentence!r}: expected two sides (left, right), got {type(result).__name__}. Return a pair.")
     like = next(side for side in result if isinstance(side, Tensor))

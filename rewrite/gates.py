@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rewrite.program import Program
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Gate:
     """One gate, or the entries of some members: read `.g`, `.h`, `.r`; assign numbers or tensors, no retracing.
 

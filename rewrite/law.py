@@ -44,6 +44,7 @@ class Law:
     callables: tuple[str, ...] = ()  # keyword arguments that are functions themselves, not functions of the site
     guards: list[Callable[..., Any]] = field(default_factory=list)
     claims: list[ClaimLaw] = field(default_factory=list)
+    preparation: Callable[..., dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.__doc__ = self.function.__doc__
@@ -60,6 +61,11 @@ class Law:
     def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Registers `function`, called once per site with real parameters and shape-only values; it returns None or Skip."""
         self.guards.append(function)
+        return function
+
+    def prepare(self, function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        """Registers `function(site, arguments)`, which may compute arguments from the site before anything else is done there."""
+        self.preparation = function
         return function
 
     def claim(self, sentence: str, *, member: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

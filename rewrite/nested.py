@@ -91,3 +91,6 @@ def join(first: str, second: str) -> str:
     return ":".join(part for part in (first, second) if part)
 
 
+def argument_names(signature: inspect.Signature) -> tuple[str, ...]:
+    """The names of the arguments that have one of their own."""
+    return tuple(p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -27,6 +28,7 @@ class Weight:
         return _apply(function, args, kwargs or {})
 
     def __getitem__(self, index: Any) -> Weight:
+        index = torch.tensor(index) if isinstance(index, list) else index
         return _apply(lambda w, i: w[i], (self, index), {}, "[]")
 
     def __getattr__(self, name: str) -> Any:

@@ -1,0 +1,135 @@
+"""What tracing checks itself: the program gives the model's outputs bit for bit, and its gradients.
+
+torch.export loses `no_grad` regions inside forward and custom autograd functions without a word: outputs agree, gradients do not. One
+vector-Jacobian product with a random cotangent, over all parameters and float inputs, finds that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from rewrite.errors import TraceError
+from rewrite.records import Leaf
+
+BIT_IDENTICAL = "bit-identical"
+Flat = Callable[[Any, Any], list[Any]]
+
+
+def runner(graph: fx.Graph, leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> Flat:
+    """A function from (args, kwargs), nested as in the example, to the graph's flat outputs."""
+    module = fx.GraphModule(nn.Module(), graph)
+    fixed = [tensors[leaf.name] for leaf in leaves.values() if leaf.kind != "input"]
+    return lambda args, kwargs: list(module(*fixed, *tree_leaves((args, kwargs))))
+
+
+def is_meta(tensors: Mapping[str, Tensor], example: Any) -> bool:
+    """True if some tensor has no data."""
+    return any(isinstance(t, Tensor) and t.is_meta for t in [*tensors.values(), *tree_leaves(example)])
+
+
+def outputs(model: nn.Module, program: Flat, example: tuple[Any, Any], where: str) -> str:
+    """How far the program's outputs are from the model's on one example, in words.
+
+    Raises: TraceError if that is more than rounding.
+    """
+    with torch.no_grad():
+        expected, found = tree_leaves(model(*example[0], **example[1])), program(*example)
+    if len(expected) != len(found):
+        raise TraceError(f"{where}: expected {len(expected)} outputs as from the model, got {len(found)}. Please report this model.")
+    worst = 0.0
+    for i, (a, b) in enumerate(zip(expected, found, strict=True)):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            if isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
+                raise TraceError(f"{where}: expected output {i} to be {a!r} as from the model, got {b!r}. Return only tensors from forward.")
+        elif a.shape != b.shape or a.dtype != b.dtype:
+            found_text = f"{b.dtype} {tuple(b.shape)}"
+            raise TraceError(f"{where}: expected output {i} as {a.dtype} {tuple(a.shape)}, got {found_text}. Trace with dynamic=False.")
+        else:
+            worst = max(worst, _difference(a, b, 0.0) / _rounding(a))
+    if worst > 1:
+        raise TraceError(
+            f"{where}: expected the model's outputs, got others (beyond rounding by a factor of {worst:.1g})."
+            " Its forward does something that export cannot see, such as changing a Python attribute; make forward a function of its inputs."
+        )
+    return _in_words(max((_difference(a, b, 0.0) for a, b in zip(expected, found, strict=True) if isinstance(a, Tensor)), default=0.0))
+
+
+def gradients(model: nn.Module, program: Flat, example: tuple[Any, Any]) -> tuple[str, bool]:
+    """How far the program's vector-Jacobian product is from the model's, in words, and whether that is only rounding."""
+    parameters = list(model.parameters())
+    with _requiring_grad([p for p in parameters if p.is_floating_point() or p.is_complex()]) as inner, torch.enable_grad():
+        given = tree_map(lambda x: x.detach().clone().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x, example)
+        wanted = [*inner, *(x for x in tree_leaves(given) if isinstance(x, Tensor) and x.requires_grad)]
+        expected = _product(tree_leaves(model(*given[0], **given[1])), wanted)
+        found = _product(program(*given), wanted)
+    if expected is None and found is None:
+        return "none: no output depends on a parameter", True
+    expected, found = expected or [None] * len(wanted), found or [None] * len(wanted)
+    pairs = [
+        (torch.zeros_like(x) if a is None else a, torch.zeros_like(x) if b is None else b)
+        for x, a, b in zip(wanted, expected, found, strict=True)
+        if a is not None or b is not None
+    ]
+    largest = max((float(a.abs().max()) for a, _ in pairs if a.numel()), default=0.0)
+    # a gradient that is zero in exact arithmetic, as of a key's bias, is all rounding: measured against the largest one
+    floors = [1e4 * torch.finfo(a.dtype).eps * largest for a, _ in pairs]
+    differences = [(_difference(a, b, floor), _rounding(a)) for (a, b), floor in zip(pairs, floors, strict=True)]
+    worst = max((difference for difference, _ in differences), default=0.0)
+    return _in_words(worst), all(difference <= rounding for difference, rounding in differences)
+
+
+def _product(values: Sequence[Any], wanted: Sequence[Tensor]) -> list[Tensor | None] | None:
+    generator = torch.Generator().manual_seed(0)
+    outs, cotangents = [], []
+    for value in values:
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+            cotangent = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+            if value.requires_grad:
+                outs.append(value), cotangents.append(cotangent)
+    return list(torch.autograd.grad(outs, wanted, cotangents, allow_unused=True)) if outs and wanted else None
+
+
+@contextmanager
+def _requiring_grad(parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Makes parameters require gradients, frozen ones too, and puts that back."""
+    frozen = [p for p in parameters if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield parameters
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _difference(a: Tensor, b: Tensor, floor: float) -> float:
+    """The largest difference over the largest value (at least `floor`); 0 only if every bit that counts is the same."""
+    a, b = a.detach(), b.detach()
+    if torch.equal(a, b) or not a.numel():
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return float("inf")
+    same = (a == b) | (a.isnan() & b.isnan())
+    if bool(same.all()):
+        return 0.0
+    finite = a.isfinite() & b.isfinite()
+    if not bool((finite | same).all()):
+        return float("inf")
+    scale = max(float(a[finite].abs().max()), floor)
+    gap = float((a - b)[finite].abs().max())
+    return gap / scale if scale else float("inf")
+
+
+def _rounding(a: Tensor) -> float:
+    """The relative difference that reordered arithmetic can make in a deep model, generously."""
+    return 2**13 * torch.finfo(a.dtype).eps if a.is_floating_point() or a.is_complex() else 0.5
+
+
+def _in_words(difference: float) -> str:
+    return BIT_IDENTICAL if difference == 0 else f"max relative difference {difference:.0e}"

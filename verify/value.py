@@ -1,0 +1,134 @@
+"""What a node is worth in exact arithmetic: residues with tags, plain torch data, or a soft choice among positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verify.field import Parts
+from verify.oracle import Lanes
+
+SOFTEST = tuple(torch.finfo(d).min for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+
+@dataclass(slots=True, eq=False)
+class Field:
+    """Residues, one tensor per prime, and what lies beside them.
+
+    `degree` (numerator, denominator) bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
+    finite number of a float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
+    """
+
+    parts: Parts
+    degree: tuple[int, int] = (1, 0)
+    hard: Tensor | None = None
+    soft: Tensor | None = None
+    undefined: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.parts[0].shape
+
+    @property
+    def tagged(self) -> bool:
+        """True if some element is -inf or a smallest finite number."""
+        return self.hard is not None or self.soft is not None
+
+    def each(self, op: Callable[[Tensor], Tensor]) -> Field:
+        """The value with `op`, which only moves elements, done to the residues and to what lies beside them."""
+        move = lambda t: None if t is None else op(t)  # noqa: E731
+        return replace(self, parts=tuple(map(op, self.parts)), hard=move(self.hard), soft=move(self.soft), undefined=move(self.undefined))
+
+
+@dataclass(slots=True, eq=False)
+class Concrete:
+    """Plain torch data, run as traced. What depends on token ids has an `atom`, the keyed hash of the expression that made it.
+
+    `shadow` is the value that it has wherever it meets residues: the bits of a comparison of ids build masks and positions, but a
+    product with a weight reads the shadow. Mask-role data has no atom: it is what it is.
+    """
+
+    data: Tensor
+    atom: Lanes | None = None
+    shadow: Field | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.data.dtype
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """Positions that depend on residues (topk, argmax), as weights over all positions: [..., size], each row of sum one."""
+
+    weights: Field
+    dtype: torch.dtype = torch.int64
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.weights.shape[:-1]
+
+    @property
+    def size(self) -> int:
+        return self.weights.shape[-1]
+
+
+Value = Any  # Field | Concrete | Choice, a python number, or a tuple or list of these
+
+
+def is_value(x: Any) -> bool:
+    """True for a tensor-like value."""
+    return isinstance(x, (Field, Concrete, Choice))
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How two values compare: `elements` in all, `unequal` of them at `where`, and `undefined` in either, left out of both counts."""
+
+    elements: int
+    unequal: int
+    undefined: int
+    where: Tensor | None = None
+
+    @property
+    def equal(self) -> bool:
+        """True if no defined element differs and at least one is defined (an empty value has none to show)."""
+        return self.unequal == 0 and (self.elements == 0 or self.undefined < self.elements)
+
+
+def either(*masks: Tensor | None) -> Tensor | None:
+    """The union of masks that may be None."""
+    present = [m for m in masks if m is not None]
+    if not present:
+        return None
+    total = present[0]
+    for mask in present[1:]:
+        total = total | mask
+    return total
+
+
+def some(mask: Tensor | None) -> Tensor | None:
+    """The mask, or None if it marks nothing."""
+    return mask if mask is not None and bool(mask.any()) else None
+
+
+def sizes(value: Any) -> tuple[int, ...] | None:
+    """The shape of a tensor-like value, None for anything else."""
+    return tuple(value.shape) if is_value(value) else None
+
+
+def flat(values: Sequence[Any]) -> list[Any]:
+    """The leaves of nested lists and tuples."""
+    out: list[Any] = []
+    for v in values:
+        out.extend(flat(v)) if isinstance(v, (list, tuple)) else out.append(v)
+    return out

@@ -1,0 +1,167 @@
+"""One random draw: a key, primes, and everything that is random under them; it also keeps the tallies that the bound needs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from verify.field import STREAM_BIAS, Modular, Parts, primes_below, uniform
+from verify.oracle import Lanes, Oracles, canonical_sign
+from verify.value import Concrete, Field
+
+Law = Literal["gates", "signs"]
+ROUND = 1 + 2.0**-40  # 62 bits reduced mod p
+
+
+@dataclass
+class Tally:
+    """What happened in a world: oracle calls and degrees by name, and what a report must say."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    degrees: dict[str, int] = field(default_factory=dict)
+    output: int = 1  # highest degree of a compared difference
+    steering: list[str] = field(default_factory=list)  # comparisons of ids that reach masks, positions or indices
+    divisions: list[str] = field(default_factory=list)  # nodes that divide by a value
+    zero_denominators: int = 0
+    undefined: int = 0
+    narrowings: list[str] = field(default_factory=list)  # casts to a shorter float type, identities here
+    coverage: list[str] = field(default_factory=list)
+
+    def call(self, name: str, count: int, degree: int) -> None:
+        """Count `count` calls of an oracle at arguments of at most this degree."""
+        self.calls[name] += count
+        self.degrees[name] = max(self.degrees.get(name, 0), degree)
+
+    @staticmethod
+    def note(list_: list[str], text: str) -> None:
+        """Add a line once."""
+        if text not in list_:
+            list_.append(text)
+
+
+class World:
+    """Random weights, inputs and functions under one 128-bit key.
+
+    `theory` is "gates" (signs are an odd random function) or "signs" (signs are quadratic characters: multiplicative, of square one,
+    and 2 is positive; weaker, so its bound is 2^-1 per prime and not more).
+    """
+
+    def __init__(self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None) -> None:
+        if len(key) != 16:
+            raise ValueError(f"World: expected a key of 16 bytes, got {len(key)}. Draw it with secrets.token_bytes(16).")
+        chosen = tuple(primes) if primes else primes_below(count, *((8, 7) if theory == "signs" else ()))
+        self.key, self.primes, self.theory = key, chosen, theory
+        self.math = Modular(chosen)
+        self.count = self.math.count
+        self.oracles = Oracles(key, chosen)
+        self.tally = Tally()
+        self._kept: dict[tuple[str, tuple[int, ...]], Field] = {}
+
+    # Random values
+
+    def tensor(self, label: str, shape: Sequence[int]) -> Field:
+        """A uniform random value: the same label and shape give the same numbers. Shapes: `shape`."""
+        place = (label, tuple(shape))
+        if place not in self._kept:
+            self._kept[place] = Field(uniform(self.math, self.key, label, place[1]))
+        return self._kept[place]
+
+    def forget(self) -> None:
+        """Drop the stored random tensors; they come back the same when asked for."""
+        self._kept.clear()
+
+    def ids(self, data: Tensor, label: str) -> Concrete:
+        """Data of role `ids`: each element an atom of its own, by label and position. Shapes: as `data`."""
+        position = self.oracles.integers("position", torch.arange(data.numel()).view(data.shape))
+        return Concrete(data, atom=self.oracles.absorb("input", position, self.oracles.constant(f"input {label}")))
+
+    # Random functions
+
+    def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False, truth: Tensor | None = None) -> Parts:
+        """The random function `name`, element by element; an odd one has f(-x) = -f(x). Shapes: as each argument, which agree.
+
+        `truth` is what the true function is where only plain data tells (float64 worlds use it).
+        """
+        self.tally.call(name, arguments[0].parts[0].numel(), max(sum(a.degree) for a in arguments))
+        if odd:
+            sign = canonical_sign(arguments[0].parts)
+            drawn = self.oracles.draw(name, self.oracles.state(name, tuple(part * sign for part in arguments[0].parts)))
+            return tuple(part * sign for part in drawn)
+        states = [self.oracles.state(f"{name} {i}", a.parts) for i, a in enumerate(arguments)]
+        return self.oracles.draw(name, states[0] if len(states) == 1 else self.oracles.absorb(name, *states))
+
+    def sign(self, x: Field) -> Parts:
+        """The sign of each element, as the theory has it. Shapes: as `x`."""
+        if self.theory == "gates":
+            return self.oracle("sign", [x], odd=True)
+        self.tally.call("sign", x.parts[0].numel(), sum(x.degree))
+        return self.math.signs(x.parts)
+
+    def row_state(self, name: str, x: Field, present: Tensor | None, dim: int) -> Lanes:
+        """For each element a hash of it and of its row as a multiset, over the elements that are present. Shapes: as `x`."""
+        count = torch.full((), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
+        self.tally.call(name, x.parts[0].numel(), sum(x.degree))
+        own = self.oracles.state(name, x.parts)
+        row = tuple((word if present is None else word * present).sum(dim, keepdim=True) for word in own)
+        return self.oracles.absorb(name, own, row, self.oracles.integers(name, count))
+
+    def softmax_row(self, shifted: Field, present: Tensor | None, dim: int) -> Parts:
+        """A random function of (element, multiset of its row), given n x - sum x over those present. Shapes: as `shifted`."""
+        return self.oracles.draw("softmax", self.row_state("softmax", shifted, present, dim))
+
+    def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
+        """A random function of (element, multiset of its row, rank), rank 0 the largest; -1 the smallest. Shapes: as `x`."""
+        state = self.row_state("rank", x, present, dim)
+        return self.oracles.draw(f"rank {rank}", state)
+
+    def atom_value(self, name: str, atom: Lanes, truth: Tensor) -> Field:
+        """A random value for each hash. Shapes: as `truth`, which is the value that plain data has."""
+        self.tally.call(name, truth.numel(), 1)
+        return Field(self.oracles.draw(f"atom {name}", tuple(x.expand(truth.shape) for x in atom)))
+
+    def atom_weights(self, atom: Lanes, ids: Tensor, size: int) -> Parts:
+        """Random weights over `size` positions for each hash, each row of sum one. Shapes: [*ids, size]."""
+        place = self.oracles.integers("place", torch.arange(size))
+        spread = self.oracles.absorb("soft row", tuple(x.unsqueeze(-1) for x in atom), place)
+        drawn = self.oracles.draw(f"soft row of {size}", spread)
+        for i, part in enumerate(drawn):
+            part[..., 0] += 1 - part.sum(-1)
+            self.math.tidy(i, part[..., 0])
+        return drawn
+
+    # The bound
+
+    def log2_bound(self) -> float:
+        """log2 of the probability that two programs that differ in this theory agreed here: Schwartz-Zippel, plus collisions of hashes."""
+        terms = [self._agree(self.tally.output)]
+        for name, calls in self.tally.calls.items():
+            pairs = max(1.0, math.log2(calls) * 2 - 1) if calls > 1 else 0.0
+            terms.append(pairs + self._agree(self.tally.degrees[name]))
+        total = max(2, sum(self.tally.calls.values()))
+        terms.append(2 * math.log2(total) - 1 - 64 * self.oracles.lanes)
+        top = max(terms)
+        return math.inf if top == math.inf else min(0.0, top + math.log2(sum(2.0 ** (t - top) for t in terms)))
+
+    def _agree(self, degree: int) -> float:
+        if degree >= min(self.primes):
+            return math.inf
+        if self.theory == "signs":
+            return float(-self.count)
+        return sum(math.log2(max(1, degree) * STREAM_BIAS * ROUND / p) for p in self.primes)
+
+    def bound(self) -> float:
+        """The probability of `log2_bound`; inf if a degree reached a prime."""
+        exponent = self.log2_bound()
+        return math.inf if exponent == math.inf else 2.0**exponent
+
+
+def concrete(data: Tensor | float, *, role: Literal["mask", "ids"] | None, label: str, world: World) -> Concrete:
+    """Plain data as a value: of role `ids` with an atom per element, otherwise as it is. Shapes: as `data`."""
+    tensor = data if isinstance(data, Tensor) else torch.tensor(data)
+    return world.ids(tensor, label) if role == "ids" else Concrete(tensor)
