@@ -156,10 +156,11 @@ class Copier:
                 return new
             return self._known_as.get((id(self.tensors[leaf.name]), owner), new)  # a tied weight, as the reading module calls it
 
+        target: Any = robust(node.target)
         args, kwargs = fx.map_arg((node.args, node.kwargs), image)  # type: ignore[misc]
-        new = self.image[node] = self.graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+        name = getattr(target, "overloadpacket", target).__name__
+        new = self.image[node] = self.graph.create_node("call_function", target, args, kwargs, name=name)
         new.meta = {"val": node.meta["val"], "scope": tuple(self.tags[key] for key in stack if key in self.tags)}
-        robust(new)
 
 
 def _sites(copier: Copier, taps: tuple[Tap, ...], tapped: list[fx.Node], calling: Calling) -> dict[str, Site]:

@@ -118,4 +118,10 @@ def fake_mode(graph: fx.Graph) -> FakeTensorMode:
 
 def value_key(value: Any) -> tuple[Any, ...]:
     """What a captured graph depends on of one input: its symbolic shape and strides, dtype and device."""
-    return (str(tuple(value.shape)), str(value.stride()), value.dtype, str(value.device)) if isinstance(value, Tensor) else (str(value),)
+    if not isinstance(value, Tensor):
+        return (str(value),)
+    key = value.__dict__.get("_tautomer_key")  # printing symbols is slow, and a fake value is asked about again and again
+    if key is None:
+        key = (str(tuple(value.shape)), str(value.stride()), value.dtype, str(value.device))
+        value.__dict__["_tautomer_key"] = key
+    return key

@@ -92,7 +92,9 @@ class Splicer:
             return self.nodes[known]
         name = _unused(name, self._leaf_names)
         node = self._placeholder(re.sub(r"\W+", "_", name), kind)
-        node.meta.update(val=self.mode.from_tensor(tensor, static_shapes=True), scope=())
+        with self.mode:
+            value = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+        node.meta.update(val=value, scope=())
         self.leaves[node.name] = Leaf(kind, name)
         self.tensors[name] = tensor
         self._leaf_names.add(name)

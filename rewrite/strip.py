@@ -63,10 +63,9 @@ def _hands_on(node: fx.Node) -> bool:
     return same and same_shape(source.stride(), result.stride())
 
 
-def robust(node: fx.Node) -> None:
-    """Makes one node of a functional graph independent of the strides that were seen while tracing."""
-    if node.target in TO_RESHAPE:
-        node.target = aten.reshape.default
+def robust(target: Any) -> Any:
+    """The op that does what `target` does in a functional graph, whatever the strides."""
+    return aten.reshape.default if target in TO_RESHAPE else target
 
 
 def merge_aliases(graph: fx.Graph, sites: dict[str, Site]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
 from rewrite.errors import TraceError
+from rewrite.nested import tensors_in
 
 ADAPTED = ("PeftModel", "LoraModel", "LoraLayer", "LoraLinear")
 QUANTISED = (
@@ -25,7 +27,7 @@ QUANTISED = (
     "VptqLinear",
     "HiggsLinear",
 )
-Config = Any
+GROUPED = "TRANSFORMERS_SDPA_FORCE_GQA"  # without it, tracing repeats keys where eager mode groups queries: other rounding in gradients
 
 
 def refuse(model: nn.Module) -> None:
@@ -54,22 +56,23 @@ def refuse(model: nn.Module) -> None:
 
 
 @contextmanager
-def switched(model: nn.Module) -> Iterator[tuple[str, ...]]:
+def switched(model: nn.Module, example: Any) -> Iterator[tuple[str, ...]]:
     """What was switched, as text; on leaving, everything is put back."""
-    undo: list[tuple[Config, str, Any]] = []
-    try:
-        for config, name, value in _wanted(model):
-            undo.append((config, name, getattr(config, name)))
+    with ExitStack() as undo:
+        made: dict[str, None] = {}
+        for config, name, value in _settings(model):
+            undo.callback(setattr, config, name, getattr(config, name))
             setattr(config, name, value)
-        made = dict.fromkeys(f"config.{name}={getattr(config, name)!r}" for config, name, _ in undo)
+            made[f"config.{name}={value!r}"] = None
+        if _groups_heads(model) and not _pads(example) and GROUPED not in os.environ:
+            undo.callback(os.environ.pop, GROUPED, None)
+            os.environ[GROUPED] = "1"
+            made[f"{GROUPED}=1"] = None
         yield tuple(made)
-    finally:
-        for config, name, value in reversed(undo):
-            setattr(config, name, value)
 
 
-def _wanted(model: nn.Module) -> Iterator[tuple[Config, str, Any]]:
-    """The switches: no key-value cache; experts as plain batched products, not as an opaque kernel."""
+def _settings(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
+    """No key-value cache; experts as plain batched products, not as an opaque kernel."""
     experts = any(type(module).__name__.endswith("Experts") for module in model.modules())
     for config in _configs(model):
         if getattr(config, "use_cache", False) is True:
@@ -78,9 +81,20 @@ def _wanted(model: nn.Module) -> Iterator[tuple[Config, str, Any]]:
             yield config, "_experts_implementation", "batched_mm"
 
 
-def _configs(model: nn.Module) -> list[Config]:
+def _groups_heads(model: nn.Module) -> bool:
+    groups = (getattr(module, "num_key_value_groups", 1) for module in model.modules())
+    return any(isinstance(count, int) and count > 1 for count in groups)
+
+
+def _pads(example: Any) -> bool:
+    """True if a mask in the example hides something: transformers then repeats keys in eager mode too."""
+    masks = (t for name, t in tensors_in(example) if "mask" in name and not t.is_meta)
+    return any(not bool((t != 0).all()) for t in masks)
+
+
+def _configs(model: nn.Module) -> list[Any]:
     """Every config object that a module holds, and those inside it, each once."""
-    found: dict[int, Config] = {}
+    found: dict[int, Any] = {}
     waiting = [module.__dict__.get("config") for module in model.modules()]
     while waiting:
         config = waiting.pop(0)

@@ -43,7 +43,7 @@ def trace(model: nn.Module, *args: Any, dynamic: bool | dict[str, Any] = True, f
     where = f"trace({type(model).__name__})"
     refuse(model)
     example = (args, kwargs)
-    with switched(model) as switches:
+    with switched(model, example) as switches:
         traced = _trace(model, example, dynamic, where)
         found, notes = _check(model, traced, forward_only, where)
     header = replace(traced.header, checks=found, switches=switches, notes=(*traced.header.notes, *notes))

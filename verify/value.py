@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verify.degree import FREE, Degree
 from verify.field import Parts
 from verify.oracle import Lanes
 
@@ -19,12 +20,12 @@ SOFTEST = tuple(torch.finfo(d).min for d in (torch.float16, torch.bfloat16, torc
 class Field:
     """Residues, one tensor per prime, and what lies beside them.
 
-    `degree` (numerator, denominator) bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
+    `degree` bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
     finite number of a float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
     """
 
     parts: Parts
-    degree: tuple[int, int] = (1, 0)
+    degree: Degree = FREE
     hard: Tensor | None = None
     soft: Tensor | None = None
     undefined: Tensor | None = None

@@ -88,7 +88,7 @@ class World:
 
         `truth` is what the true function is where only plain data tells (float64 worlds use it).
         """
-        self.tally.call(name, arguments[0].parts[0].numel(), max(sum(a.degree) for a in arguments))
+        self.tally.call(name, arguments[0].parts[0].numel(), max(a.degree.total for a in arguments))
         if odd:
             sign = canonical_sign(arguments[0].parts)
             drawn = self.oracles.draw(name, self.oracles.state(name, tuple(part * sign for part in arguments[0].parts)))
@@ -100,13 +100,13 @@ class World:
         """The sign of each element, as the theory has it. Shapes: as `x`."""
         if self.theory == "gates":
             return self.oracle("sign", [x], odd=True)
-        self.tally.call("sign", x.parts[0].numel(), sum(x.degree))
+        self.tally.call("sign", x.parts[0].numel(), x.degree.total)
         return self.math.signs(x.parts)
 
     def row_state(self, name: str, x: Field, present: Tensor | None, dim: int) -> Lanes:
         """For each element a hash of it and of its row as a multiset, over the elements that are present. Shapes: as `x`."""
         count = torch.full((), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
-        self.tally.call(name, x.parts[0].numel(), sum(x.degree))
+        self.tally.call(name, x.parts[0].numel(), x.degree.total)
         own = self.oracles.state(name, x.parts)
         row = tuple((word if present is None else word * present).sum(dim, keepdim=True) for word in own)
         return self.oracles.absorb(name, own, row, self.oracles.integers(name, count))

@@ -1,0 +1,278 @@
+"""The words that rules are written in: sums, products, oracles and gates of exact values, with degrees, tags and undefined points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from rewrite.errors import TautomerError
+from verify.degree import CONSTANT, FREE
+from verify.field import Parts
+from verify.value import SOFTEST, Concrete, Field, Value, either, some
+from verify.world import World
+
+
+class Refused(TautomerError):
+    """An op has no exact meaning here: `op`, `node` and `reason` say which, where and why."""
+
+    def __init__(self, op: str, node: str, reason: str) -> None:
+        super().__init__(f"exact tier at {node}: expected an op with an exact meaning, got {op}: {reason}. The verdict is at most CONSISTENT.")
+        self.op, self.node, self.reason = op, node, reason
+
+
+class Algebra:
+    """Arithmetic on values of one world. `node` and `op` name what is being evaluated, for refusals and notes."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.math = world, world.math
+        self.node, self.op = "", ""
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raises: Refused, always."""
+        raise Refused(self.op, self.node, reason)
+
+    # Entering the field
+
+    def field(self, x: Value) -> Field:
+        """`x` as residues: plain numbers exactly (-inf and the smallest finite numbers as tags), ids by their shadow or atom."""
+        if isinstance(x, Field):
+            return x
+        if isinstance(x, (int, float)):
+            return self._tagged(torch.tensor(float(x), dtype=torch.float64)) if _extreme(float(x)) else self.number(x)
+        if not isinstance(x, Concrete):
+            self.refuse(f"{type(x).__name__} has no value in the field")
+        if x.shadow is None:
+            x.shadow = self._tagged(x.data) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
+        return replace(x.shadow, dtype=x.data.dtype)
+
+    def _tagged(self, data: Tensor) -> Field:
+        if not data.dtype.is_floating_point:
+            return Field(self.math.lift(data), degree=CONSTANT, dtype=data.dtype)
+        if data.is_complex() or bool((data == torch.inf).any()):
+            self.refuse("+inf and complex numbers have no place in the field")
+        hard, undefined = some(data == -torch.inf), some(data.isnan())
+        soft = some(sum((data == low for low in SOFTEST), torch.zeros_like(data, dtype=torch.bool)))
+        odd = either(hard, soft, undefined)
+        finite = data if odd is None else data.masked_fill(odd, 0)
+        return Field(self.math.lift(finite), CONSTANT, hard, soft, undefined, data.dtype)
+
+    def number(self, x: float | Fraction) -> Field:
+        """One exact number, as a 0-d value."""
+        return Field(tuple(torch.tensor(r, dtype=torch.float64) for r in self.math.number(x)), degree=CONSTANT)
+
+    # Ring
+
+    def add(self, x: Value, y: Value) -> Field:
+        """x + y. A tag stays: -inf and the smallest number absorb what is added."""
+        x, y = self.field(x), self.field(y)
+        shape = torch.broadcast_shapes(x.shape, y.shape)
+        hard = _spread(either(x.hard, y.hard), shape)
+        soft = _spread(either(x.soft, y.soft), shape)
+        if x.soft is not None and y.soft is not None and bool((x.soft & y.soft).any()):
+            self.refuse("two smallest finite numbers are added")
+        if hard is not None and soft is not None:
+            soft = some(soft & ~hard)
+        parts = tuple(self.math.tidy(i, a.double() + b) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        return Field(parts, x.degree.plus(y.degree), hard, soft, _spread(either(x.undefined, y.undefined), shape), x.dtype)
+
+    def neg(self, x: Value) -> Field:
+        """-x."""
+        x = self.plain(x)
+        return replace(x, parts=tuple(-part for part in x.parts))
+
+    def sub(self, x: Value, y: Value) -> Field:
+        """x - y."""
+        return self.add(x, self.neg(y))
+
+    def mul(self, x: Value, y: Value) -> Field:
+        """x * y. A tag survives only a positive number."""
+        x, y = self.field(x), self.field(y)
+        if x.tagged or y.tagged:
+            self.refuse("a product with -inf or with a smallest finite number")
+        parts = tuple(self.math.tidy(i, a.double() * b) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        undefined = _spread(either(x.undefined, y.undefined), parts[0].shape)
+        return Field(parts, x.degree.times(y.degree), None, None, undefined, x.dtype)
+
+    def scale(self, x: Value, factor: float | Fraction) -> Field:
+        """x times an exact number. -inf stays -inf under a positive one."""
+        x = self.field(x)
+        if x.tagged and (factor <= 0 or x.soft is not None):
+            self.refuse("a smallest finite number, or -inf and a factor that is not positive")
+        parts = tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(x.parts, self.math.number(factor), strict=True)))
+        return replace(x, parts=parts)
+
+    def sum(self, x: Value, dims: Sequence[int], keepdim: bool = False) -> Field:
+        """The sum over `dims`, all of them if there are none."""
+        x = self.plain(x)
+        over = tuple(dims) or tuple(range(x.parts[0].dim()))
+        if not over:
+            return x
+        parts = tuple(self.math.tidy(i, part.double().sum(over, keepdim=keepdim)) for i, part in enumerate(x.parts))
+        length = x.parts[0].numel() // max(1, parts[0].numel())
+        return replace(x, parts=parts, degree=x.degree.summed(length), undefined=_reduced(x.undefined, over, keepdim))
+
+    def mean(self, x: Value, dims: Sequence[int], keepdim: bool = False) -> Field:
+        """The mean over `dims`: the sum times the inverse of the number of elements."""
+        x = self.field(x)
+        over = tuple(dims) or tuple(range(x.parts[0].dim()))
+        count = 1
+        for d in over:
+            count *= x.shape[d]
+        return self.scale(self.sum(x, over, keepdim), Fraction(1, count))
+
+    def matmul(self, x: Value, y: Value) -> Field:
+        """x @ y, with torch's broadcasting."""
+        x, y = self.plain(x), self.plain(y)
+        parts = tuple(self.math.matmul(i, a, b) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        degree = x.degree.times(y.degree).summed(x.shape[-1])
+        return Field(parts, degree, None, None, self._reached(torch.matmul, x, y), x.dtype)
+
+    def bilinear(self, op: Callable[[Tensor, Tensor], Tensor], x: Value, y: Value, length: int) -> Field:
+        """`op(x, y)` for an op linear in both that sums `length` products an element."""
+        x, y = self.plain(x), self.plain(y)
+        parts = tuple(self.math.contract(i, op, a, b, length) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        degree = x.degree.times(y.degree).summed(length)
+        return Field(parts, degree, None, None, self._reached(op, x, y), x.dtype)
+
+    @staticmethod
+    def _reached(op: Callable[[Tensor, Tensor], Tensor], x: Field, y: Field) -> Tensor | None:
+        """Where a bilinear op reads an undefined element."""
+        marks = None
+        for a, b in ((x.undefined, y), (y.undefined, x)):
+            if a is not None:
+                ones = torch.ones(b.shape, dtype=torch.float64)
+                hit = (op(a.double(), ones) if b is y else op(ones, a.double())) > 0
+                marks = either(marks, hit)
+        return marks
+
+    def power(self, x: Value, exponent: int) -> Field:
+        """x to an integer power."""
+        if exponent < 0:
+            return self.inverse(self.power(x, -exponent))
+        result, square = self.number(1), self.plain(x)
+        if exponent == 0:
+            return self.add(self.scale(square, 0), 1)
+        while exponent:
+            result = self.mul(square, result) if exponent & 1 else result
+            exponent >>= 1
+            square = self.mul(square, square) if exponent else square
+        return result
+
+    def inverse(self, x: Value) -> Field:
+        """1 / x, undefined where x is zero; the division is noted unless x is a plain number."""
+        x = self.plain(x)
+        parts, zero = self.math.inverse(tuple(part.double() for part in x.parts))
+        if x.degree != CONSTANT:
+            self.world.tally.note(self.world.tally.divisions, self.node)
+            self.world.tally.zero_denominators += int(zero.sum())
+        return replace(x, parts=parts, degree=x.degree.inverted(x.parts[0].numel()), undefined=either(x.undefined, some(zero)))
+
+    # Functions
+
+    def plain(self, x: Value) -> Field:
+        """`x` in the field, refused if an element is -inf or a smallest finite number."""
+        x = self.field(x)
+        if x.tagged:
+            self.refuse("it reads -inf or a smallest finite number as a number")
+        return x
+
+    def oracle(self, name: str, x: Value, *more: Value, odd: bool = False) -> Field:
+        """The function `name` of x (and more), known only to be a function, and odd where said."""
+        arguments = [self.plain(x), *(self.plain(m) for m in more)]
+        if more:
+            shape = torch.broadcast_shapes(*(a.shape for a in arguments))
+            arguments = [a.each(lambda t: t.expand(shape)) for a in arguments]
+        parts = self.world.oracle(name, arguments, odd=odd)
+        return Field(parts, FREE, None, None, either(*(a.undefined for a in arguments)), arguments[0].dtype)
+
+    def sign(self, x: Value) -> Field:
+        """-1, 0 or 1, as far as the theory goes: an odd function of x."""
+        x = self.plain(x)
+        return replace(x, parts=self.world.sign(x), degree=FREE)
+
+    def step(self, x: Value, at_zero: int | None = None) -> Field:
+        """S(x) = (1 + sign x) / 2: what x > 0 and x >= 0 are worth, which differ at zero alone."""
+        x = self.plain(x)
+        half = self.scale(self.add(self.sign(x), 1), Fraction(1, 2))
+        if at_zero is None:
+            return half
+        zero = torch.stack([part == 0 for part in x.parts]).all(0)
+        if not bool(zero.any()):
+            return half
+        return replace(half, parts=tuple(part.masked_fill(zero, float(at_zero)) for part in half.parts))
+
+    def larger(self, x: Value, y: Value) -> Field:
+        """max(x, y) = y + (x - y) S(x - y)."""
+        gap = self.sub(x, y)
+        return self.add(y, self.mul(gap, self.step(gap)))
+
+    def smaller(self, x: Value, y: Value) -> Field:
+        """min(x, y) = x - (x - y) S(x - y)."""
+        gap = self.sub(x, y)
+        return self.sub(x, self.mul(gap, self.step(gap)))
+
+    # Choosing
+
+    def where(self, condition: Value, x: Value, y: Value) -> Field:
+        """x where the condition holds, else y: taken apart by plain bits, c x + (1 - c) y for a condition with a value."""
+        x, y = self.field(x), self.field(y)
+        if isinstance(condition, Concrete) and (condition.atom is None or x.tagged or y.tagged):
+            self.steer(condition)
+            return self._taken(condition.data.bool(), x, y)
+        c = self.field(condition)
+        return self.add(self.mul(c, self.sub(x, y)), y)
+
+    def steer(self, *values: Value) -> None:
+        """Note that the true bits of ids decide here."""
+        if any(isinstance(v, Concrete) and v.atom is not None for v in values):
+            self.world.tally.note(self.world.tally.steering, self.node)
+
+    @staticmethod
+    def _taken(bits: Tensor, x: Field, y: Field) -> Field:
+        shape = torch.broadcast_shapes(bits.shape, x.shape, y.shape)
+        parts = tuple(torch.where(bits, a, b) for a, b in zip(x.parts, y.parts, strict=True))
+        pick = lambda a, b: None if a is None and b is None else _pick(bits, a, b, shape)  # noqa: E731
+        degree = x.degree.plus(y.degree)
+        return Field(parts, degree, pick(x.hard, y.hard), pick(x.soft, y.soft), pick(x.undefined, y.undefined), x.dtype)
+
+    def inverses(self, counts: Tensor) -> Field:
+        """1 / n for plain positive integers n (0 for 0). Shapes: as `counts`."""
+        distinct, place = counts.unique(return_inverse=True)
+        rows = [self.math.number(Fraction(1, int(n))) if n else (0.0,) * self.math.count for n in distinct]
+        table = torch.tensor(rows, dtype=torch.float64)
+        return Field(tuple(table[:, i][place] for i in range(self.math.count)), CONSTANT)
+
+    def masked(self, parts: Parts, keep: Tensor | None) -> Parts:
+        """The parts, zero where `keep` is false."""
+        return parts if keep is None else tuple(part * keep for part in parts)
+
+
+def _extreme(x: float) -> bool:
+    return x in SOFTEST or x != x or x in (float("inf"), float("-inf"))
+
+
+def _spread(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    return None if mask is None else mask.expand(shape)
+
+
+def _pick(bits: Tensor, a: Tensor | None, b: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    nowhere = torch.zeros((), dtype=torch.bool)
+    return some(torch.where(bits, nowhere if a is None else a, nowhere if b is None else b).expand(shape))
+
+
+def _reduced(mask: Tensor | None, dims: Sequence[int], keepdim: bool) -> Tensor | None:
+    return None if mask is None else mask.double().sum(tuple(dims), keepdim=keepdim) > 0
+
+
+def _sum_degree(x: Field, y: Field) -> tuple[int, int]:
+    (a, b), (c, d) = x.degree, y.degree
+    return max(a + d, c + b), b + d
+
+
+def _product_degree(x: Field, y: Field) -> tuple[int, int]:
+    return x.degree[0] + y.degree[0], x.degree[1] + y.degree[1]
