@@ -15,16 +15,16 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from rewrite.errors import TraceError
-from rewrite.records import Leaf
+from rewrite.program import Program
 
 BIT_IDENTICAL = "bit-identical"
 Flat = Callable[[Any, Any], list[Any]]
 
 
-def runner(graph: fx.Graph, leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> Flat:
-    """A function from (args, kwargs), nested as in the example, to the graph's flat outputs."""
-    module = fx.GraphModule(nn.Module(), graph)
-    fixed = [tensors[leaf.name] for leaf in leaves.values() if leaf.kind != "input"]
+def runner(program: Program) -> Flat:
+    """A function from (args, kwargs), nested as in the example, to the program's flat outputs: the graph as it stands, nothing folded."""
+    module = fx.GraphModule(nn.Module(), program.graph)
+    fixed = [program.tensors[leaf.name] for leaf in program.leaves.values() if leaf.kind != "input"]
     return lambda args, kwargs: list(module(*fixed, *tree_leaves((args, kwargs))))
 
 
@@ -76,12 +76,12 @@ def gradients(model: nn.Module, program: Flat, example: tuple[Any, Any]) -> tupl
         for x, a, b in zip(wanted, expected, found, strict=True)
         if a is not None or b is not None
     ]
-    largest = max((float(a.abs().max()) for a, _ in pairs if a.numel()), default=0.0)
+    if all(torch.equal(a, b) for a, b in pairs):
+        return BIT_IDENTICAL, True
+    largest = max(float(a.abs().max()) for a, _ in pairs if a.numel())
     # a gradient that is zero in exact arithmetic, as of a key's bias, is all rounding: measured against the largest one
-    floors = [1e4 * torch.finfo(a.dtype).eps * largest for a, _ in pairs]
-    differences = [(_difference(a, b, floor), _rounding(a)) for (a, b), floor in zip(pairs, floors, strict=True)]
-    worst = max((difference for difference, _ in differences), default=0.0)
-    return _in_words(worst), all(difference <= rounding for difference, rounding in differences)
+    differences = [(_difference(a, b, 1e4 * torch.finfo(a.dtype).eps * largest), _rounding(a)) for a, b in pairs]
+    return _in_words(max(gap for gap, _ in differences)), all(gap <= rounding for gap, rounding in differences)
 
 
 def _product(values: Sequence[Any], wanted: Sequence[Tensor]) -> list[Tensor | None] | None:

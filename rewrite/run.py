@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from rewrite.ops import same_shape
 from rewrite.records import Leaf
 
+aten = torch.ops.aten
 FIXED = ("parameter", "buffer", "constant")
 
 
@@ -43,6 +45,7 @@ def prune(graph: fx.Graph, wanted: Sequence[Any]) -> tuple[fx.Graph, list[fx.Nod
             placeholders.append(node)
             image[node] = result.placeholder(node.name)
             image[node].target = image[node].name
+            image[node].meta = node.meta
             continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: image[n])  # type: ignore[misc]
         key = _key(node.target, args, kwargs)
@@ -51,7 +54,33 @@ def prune(graph: fx.Graph, wanted: Sequence[Any]) -> tuple[fx.Graph, list[fx.Nod
             known[key].meta = node.meta
         image[node] = known[key]
     result.output(tuple(image[value] if isinstance(value, fx.Node) else value for value in wanted))
+    _restore_ops(result)
     return result, placeholders
+
+
+def _restore_ops(graph: fx.Graph) -> None:
+    """Puts back what splits took apart and nobody reads: a linear op's bias, a reshape of a reshape."""
+    for node in graph.nodes:
+        if node.target is aten.reshape.default and node.args[0].target is aten.reshape.default:
+            inner = node.args[0].args[0]
+            node.args = (inner, node.args[1])
+            if same_shape(inner.meta["val"].shape, node.meta["val"].shape):
+                node.replace_all_uses_with(inner)
+        elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
+            product, bias = node.args
+            if _is_product(product) and _is_expanded_vector(bias):
+                node.target, node.args = aten.linear.default, (*product.args[:2], bias.args[0])
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users:
+            graph.erase_node(node)
+
+
+def _is_product(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target is aten.linear.default and len(node.users) == 1 and node.args[2:] in ((), (None,))
+
+
+def _is_expanded_vector(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target is aten.expand.default and node.args[0].meta["val"].dim() == 1
 
 
 def _key(target: Any, args: Any, kwargs: Any) -> Any:

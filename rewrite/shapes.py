@@ -8,7 +8,7 @@ broadcast, and stay.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,8 +88,3 @@ def resized(example: Example, dynamic: str) -> Example | None:
         return leaf
 
     return tree_map(other, example)
-
-
-def is_specification(dynamic: object) -> bool:
-    """True if `dynamic` is a specification of torch.export's own."""
-    return isinstance(dynamic, Mapping | tuple | list)

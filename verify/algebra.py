@@ -267,12 +267,3 @@ def _pick(bits: Tensor, a: Tensor | None, b: Tensor | None, shape: Sequence[int]
 
 def _reduced(mask: Tensor | None, dims: Sequence[int], keepdim: bool) -> Tensor | None:
     return None if mask is None else mask.double().sum(tuple(dims), keepdim=keepdim) > 0
-
-
-def _sum_degree(x: Field, y: Field) -> tuple[int, int]:
-    (a, b), (c, d) = x.degree, y.degree
-    return max(a + d, c + b), b + d
-
-
-def _product_degree(x: Field, y: Field) -> tuple[int, int]:
-    return x.degree[0] + y.degree[0], x.degree[1] + y.degree[1]

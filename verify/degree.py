@@ -61,10 +61,11 @@ class Degree:
         for name, d in other.below:
             mine = merged.get(name)
             merged[name] = d if mine is None else Denominator(d.degree, d.limit, mine.power + d.power, min(d.limit, mine.spread + d.spread))
-        return Degree(self.top + other.top, tuple(merged.items()))._at_most(self.bottom + other.bottom)
+        return Degree(self.top + other.top, tuple(merged.items()))._padded(self.bottom + other.bottom)
 
-    def _at_most(self, bottom: int) -> Degree:
-        return self if self.bottom <= bottom else Degree(self.top + self.bottom - bottom, self.below)
+    def _padded(self, bottom: int) -> Degree:
+        """The same quotient with numerator and denominator multiplied by what the denominator counts beyond `bottom`."""
+        return Degree(self.top + max(0, self.bottom - bottom), self.below)
 
     def summed(self, length: int) -> Degree:
         """The degree of a sum of `length` values like this one."""

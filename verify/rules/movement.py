@@ -1,0 +1,178 @@
+"""Ops that only move elements: torch's own, done to the residues and to every mask beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from verify.algebra import Algebra
+from verify.rules.table import Rule, Table
+from verify.value import Choice, Concrete, Field, Value, flat, is_value, some
+
+aten = torch.ops.aten
+
+
+def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
+    """`op` done to every tensor-like argument as residues, and to their masks."""
+    if any(isinstance(v, Choice) for v in flat([*args, *kwargs.values()])):
+        return _moved_choice(a, op, *args, **kwargs)
+    args, kwargs = tree_map(lambda v: a.field(v) if is_value(v) else v, (args, kwargs), is_leaf=is_value)
+    fields = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Field)]
+    run = lambda pick: op(*_picked(args, pick), **_picked(kwargs, pick))  # noqa: E731
+    parts = [run(lambda v, i=i: v.parts[i]) for i in range(a.math.count)]
+    masks = {m: run(lambda v, m=m: _mask(v, m)) for m in ("hard", "soft", "undefined") if any(getattr(v, m) is not None for v in fields)}
+    degree = fields[0].degree
+    for v in fields[1:]:
+        degree = degree.plus(v.degree)
+    build = lambda parts, masks: Field(tuple(parts), degree, **{m: some(t) for m, t in masks.items()}, dtype=fields[0].dtype)  # noqa: E731
+    if isinstance(parts[0], Tensor):
+        return build(parts, masks)
+    return tuple(build([p[j] for p in parts], {m: t[j] for m, t in masks.items()}) for j in range(len(parts[0])))
+
+
+def _picked(tree: Any, pick: Callable[[Field], Tensor]) -> Any:
+    return tree_map(lambda v: pick(v) if isinstance(v, Field) else v, tree, is_leaf=is_value)
+
+
+def _mask(value: Field, name: str) -> Tensor:
+    mask = getattr(value, name)
+    return torch.zeros(value.shape, dtype=torch.bool) if mask is None else mask
+
+
+def _moved_choice(a: Algebra, op: Callable[..., Any], x: Value, *args: Any, **kwargs: Any) -> Value:
+    """A choice is moved by its leading dimensions: the weights are vmapped over their last."""
+    if not isinstance(x, Choice) or any(is_value(v) for v in flat([*args, *kwargs.values()])):
+        a.refuse("chosen positions joined with other values")
+    out = moved(a, torch.vmap(lambda t: op(t, *args, **kwargs), in_dims=-1, out_dims=-1), x.weights)
+    return tuple(Choice(w) for w in out) if isinstance(out, tuple) else Choice(out)
+
+
+def mover(op: Callable[..., Any]) -> Rule:
+    """The rule of an op that only moves elements."""
+    return lambda a, *args, **kwargs: moved(a, op, *args, **kwargs)
+
+
+def same(a: Algebra, x: Value, *_: Any, **__: Any) -> Value:
+    """The value itself: copies, layouts, detach (which only gradients see)."""
+    return x if isinstance(x, (Field, Choice)) else a.field(x)
+
+
+def dropout(a: Algebra, x: Value, p: float, train: bool) -> Value:
+    """The value itself, out of training."""
+    return a.refuse("dropout in training mode") if train else x
+
+
+def cast(a: Algebra, x: Value, dtype: torch.dtype | None = None, *_: Any, **__: Any) -> Value:
+    """The value itself among floats (a shorter type is noted); a float made whole is a function of it."""
+    if isinstance(x, Choice) or dtype is None or dtype == (x := a.field(x)).dtype:
+        return x
+    if dtype == torch.bool:
+        return a.refuse("a number read as a truth value")
+    if x.dtype.is_floating_point and not dtype.is_floating_point:
+        return a.oracle("trunc", x, odd=True)
+    if x.dtype.is_floating_point and torch.finfo(dtype).bits < torch.finfo(x.dtype).bits:
+        a.world.tally.note(a.world.tally.narrowings, a.node)
+    return replace(x, dtype=dtype)
+
+
+def to_copy(a: Algebra, x: Value, *, dtype: torch.dtype | None = None, **_: Any) -> Value:
+    """aten._to_copy."""
+    return cast(a, x, dtype)
+
+
+def padded(a: Algebra, x: Value, pad: Sequence[int], value: float = 0) -> Field:
+    """x with a border of one number, which may be -inf."""
+    border = a.field(float(value or 0))
+    put = lambda t, fill: aten.constant_pad_nd(t, pad, fill)  # noqa: E731
+    x = a.field(x)
+    parts = tuple(put(part.double(), float(fill)) for part, fill in zip(x.parts, border.parts, strict=True))
+    marks = {m: _padded_mask(x, border, m, put) for m in ("hard", "soft", "undefined")}
+    return Field(parts, x.degree, **marks, dtype=x.dtype)
+
+
+def _padded_mask(x: Field, border: Field, name: str, put: Callable[[Tensor, Any], Tensor]) -> Tensor | None:
+    fill = getattr(border, name) is not None
+    return some(put(_mask(x, name), fill)) if fill or getattr(x, name) is not None else None
+
+
+def pad(a: Algebra, x: Value, amounts: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
+    """aten.pad: a border of one number, or of moved elements."""
+    return padded(a, x, amounts, value or 0) if mode == "constant" else moved(a, lambda t: aten.pad(t, amounts, mode), x)
+
+
+def like(op: Callable[..., Tensor]) -> Rule:
+    """The rule of an op that reads only the shape and type of a value: its result is plain."""
+
+    def rule(a: Algebra, x: Value, *args: Any, **kwargs: Any) -> Concrete:
+        kwargs.pop("pin_memory", None), kwargs.pop("device", None)
+        return Concrete(op(torch.empty(x.shape, dtype=x.dtype), *args, **kwargs))
+
+    return rule
+
+
+def blank(op: Callable[..., Tensor]) -> Rule:
+    """The rule of an op whose result is not set: undefined until it is overwritten."""
+    made = like(op)
+
+    def rule(a: Algebra, x: Value, *args: Any, **kwargs: Any) -> Concrete:
+        out = made(a, x, *args, **kwargs)
+        return Concrete(torch.full_like(out.data, torch.nan)) if out.data.dtype.is_floating_point else a.refuse("whole numbers that are not set")
+
+    return rule
+
+
+def viewed(a: Algebra, x: Value, shape: Sequence[int]) -> Value:
+    """view and reshape: strides have no meaning here."""
+    return moved(a, lambda t: t.reshape(shape), x)
+
+
+def as_strided(a: Algebra, *_: Any) -> Value:
+    """Refused: storage has no meaning here."""
+    return a.refuse("it reads storage, not elements")
+
+
+MOVERS = (
+    aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default, aten.movedim.intlist, aten.movedim.int,
+    aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.expand.default, aten.broadcast_to.default,
+    aten.flatten.using_ints, aten.unflatten.int, aten.slice.Tensor, aten.select.int, aten.narrow.default, aten.split.Tensor,
+    aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, aten.cat.default, aten.stack.default, aten.repeat.default,
+    aten.repeat_interleave.self_int, aten.tril.default, aten.triu.default, aten.roll.default, aten.flip.default, aten.diagonal.default,
+    aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default, aten.unfold.default,
+    aten.pixel_shuffle.default, aten.diag_embed.default, aten.tile.default, aten.swapaxes.default,
+)  # fmt: skip
+
+SHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten._reshape_alias.default)
+
+SAME = (
+    aten.clone.default, aten.alias.default, aten.contiguous.default, aten.detach.default, aten.lift_fresh_copy.default,
+    aten.lift_fresh.default, aten.positive.default, aten.to.device, aten.to.dtype_layout,
+)  # fmt: skip
+
+LIKES = (
+    aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.new_zeros.default, aten.new_ones.default,
+    aten.new_full.default,
+)  # fmt: skip
+
+TABLE: Table = {
+    **{op: mover(op) for op in MOVERS},
+    **{op: viewed for op in SHAPES},
+    **{op: same for op in SAME},
+    **{op: like(op) for op in LIKES},
+    aten.empty_like.default: blank(aten.empty_like.default),
+    aten.new_empty.default: blank(aten.new_empty.default),
+    aten.dropout.default: dropout,
+    aten.to.dtype: cast,
+    aten._to_copy.default: to_copy,
+    aten.to.dtype_layout: to_copy,
+    aten.type_as.default: lambda a, x, y: cast(a, x, y.dtype),
+    aten.expand_as.default: lambda a, x, y: moved(a, lambda t: t.expand(y.shape), x),
+    aten.view_as.default: lambda a, x, y: viewed(a, x, y.shape),
+    aten.copy.default: lambda a, x, y, _=False: moved(a, lambda t: t.expand(x.shape), y),
+    aten.constant_pad_nd.default: padded,
+    aten.pad.default: pad,
+}
