@@ -41,7 +41,8 @@ def build(model: nn.Module, exported: ExportedProgram, taps: tuple[Tap, ...], ex
     signature = inspect.signature(model.forward)
     flat: list[Any] = list(exported.graph.output_node().args[0])  # type: ignore[arg-type]
     count = len(flat) - len(taps)
-    in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec.children()[0]
+    call: Any = exported.call_spec
+    in_spec, out_spec = call.in_spec, call.out_spec.children()[0]
     calling = Calling(argument_names(signature), in_spec, out_spec, spec_names(out_spec))
     tapped = [_tapped(node) for node in flat[count:]]
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}

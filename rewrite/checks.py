@@ -91,7 +91,8 @@ def _product(values: Sequence[Any], wanted: Sequence[Tensor]) -> list[Tensor | N
         if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
             cotangent = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
             if value.requires_grad:
-                outs.append(value), cotangents.append(cotangent)
+                outs.append(value)
+                cotangents.append(cotangent)
     return list(torch.autograd.grad(outs, wanted, cotangents, allow_unused=True)) if outs and wanted else None
 
 

@@ -63,6 +63,14 @@ def levels(signature: inspect.Signature, example: Example) -> dict[str, dict[str
     return found
 
 
+def fresh(example: Example) -> Example:
+    """The example with a tensor object of its own for every argument, over the same storage.
+
+    torch.export leaves marks on the objects that it is given, and takes one object given twice for one argument.
+    """
+    return tree_map(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf, example)
+
+
 def doubled(example: Example) -> Example | None:
     """The example repeated to a batch of 2 if its batch is 1; else None. A size of 1 cannot be traced as a size that may change."""
     tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim() > 1]

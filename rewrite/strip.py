@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from rewrite.ops import same_shape
@@ -53,12 +53,14 @@ def _mutates(node: fx.Node) -> bool:
 def _hands_on(node: fx.Node) -> bool:
     """True if `node` returns its argument itself."""
     if node.target in DROPOUTS:
-        return node.args[1] == 0.0 or not (node.args[2] if len(node.args) > 2 else node.kwargs.get("train", True))
+        return not (node.args[2] if len(node.args) > 2 else node.kwargs.get("train", True))
     if node.target not in CASTS or node.kwargs.get("copy") or node.kwargs.get("memory_format") is not None:
         return False
     if any(value is True for value in node.args[1:]):
         return False  # a copy asked for by position; non_blocking is caught too, which costs nothing
     source, result = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    if not isinstance(result, Tensor):
+        return False
     same = (source.dtype, source.device, source.layout) == (result.dtype, result.device, result.layout)
     return same and same_shape(source.stride(), result.stride())
 

@@ -54,7 +54,8 @@ class Recorder:
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Hooks on every module but the root, taken off again whatever happens; forgets what an earlier run recorded."""
-        self.taps.clear(), self.values.clear(), self._calls.clear(), self._open.clear()
+        for table in (self.taps, self.values, self._calls, self._open):
+            table.clear()
         handles = []
         try:
             for module, path in self._names.items():

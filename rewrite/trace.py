@@ -46,7 +46,7 @@ def trace(model: nn.Module, *args: Any, dynamic: bool | Mapping[str, Any] = True
     with switched(model, (args, kwargs)) as switches:
         traced = _most_dynamic(model, (args, kwargs), dynamic, where)
         found, notes = _check(model, traced, forward_only, where)
-    header = replace(traced.header, checks={**traced.header.checks, **found}, switches=switches, notes=(*traced.header.notes, *notes))
+    header = replace(traced.header, checks=found, switches=switches, notes=(*traced.header.notes, *notes))
     return replace(traced, header=header)
 
 
@@ -77,7 +77,7 @@ def _attempt(model: nn.Module, example: Example, used: Example, specification: A
     recorder = Recorder(model)
     try:
         with torch.no_grad(), _quiet():
-            exported = torch.export.export(Tapped(model, recorder), *used, dynamic_shapes=specification, strict=False)
+            exported = torch.export.export(Tapped(model, recorder), *shapes.fresh(used), dynamic_shapes=specification, strict=False)
             taps = tuple(recorder.taps)
             strip(exported)
             exported = exported.run_decompositions({})
@@ -143,7 +143,7 @@ def _check(model: nn.Module, program: Program, forward_only: bool, where: str) -
     if checks.is_meta(program.tensors, program.example):
         return {"outputs": "unchecked", "gradients": "unchecked"}, ("tensors on the meta device: nothing could be run",)
     run = checks.runner(program)
-    found = {"outputs": checks.outputs(model, run, program.example, where)}
+    found = {"outputs": checks.outputs(model, run, program.example, where), **program.header.checks}
     found["gradients"], rounding = checks.gradients(model, run, program.example)
     if rounding:
         return found, ()

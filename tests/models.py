@@ -164,6 +164,8 @@ class Pair(nn.Module):
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.up = nn.Linear(width, width)
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.linspace(-1, 1, width))
         self.register_buffer("scale", torch.linspace(1, 2, width), persistent=False)
 

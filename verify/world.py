@@ -115,10 +115,29 @@ class World:
         """A random function of (element, multiset of its row), given n x - sum x over those present. Shapes: as `shifted`."""
         return self.oracles.draw("softmax", self.row_state("softmax", shifted, present, dim))
 
+    def logsumexp_row(self, shifted: Field, dim: int) -> Parts:
+        """A random function of a row as a multiset. Shapes: as `shifted`, with size 1 at dim."""
+        state = self.row_state("logsumexp", shifted, None, dim)
+        row = tuple(word.sum(dim, keepdim=True) for word in state)
+        return self.oracles.draw("logsumexp", self.oracles.permuted("logsumexp row", row))
+
     def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
         """A random function of (element, multiset of its row, rank), rank 0 the largest; -1 the smallest. Shapes: as `x`."""
         state = self.row_state("rank", x, present, dim)
         return self.oracles.draw(f"rank {rank}", state)
+
+    def largest_row(self, x: Field, present: Tensor | None) -> Parts:
+        """A random function of the set of values along the last dim: repeated ones count once. Shapes: `x` less its last dim."""
+        self.tally.call("largest", x.parts[0].numel(), x.degree.total)
+        own = self.oracles.state("largest", x.parts)
+        first = own[0].clone() if present is None else own[0].masked_fill(~present, 0)
+        order = first.argsort(-1)
+        again = torch.zeros_like(first, dtype=torch.bool)
+        ranked = [word.gather(-1, order) for word in (first, *own[1:])]
+        again[..., 1:] = torch.stack([word[..., 1:] == word[..., :-1] for word in ranked]).all(0)
+        drop = again if present is None else again | ~present.gather(-1, order)
+        row = tuple(word.masked_fill(drop, 0).sum(-1) for word in ranked)
+        return self.oracles.draw("largest", self.oracles.permuted("largest row", row))
 
     def atom_value(self, name: str, atom: Lanes, truth: Tensor) -> Field:
         """A random value for each hash. Shapes: as `truth`, which is the value that plain data has."""

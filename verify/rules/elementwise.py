@@ -185,7 +185,7 @@ def where(a: Algebra, condition: Value, x: Value, y: Value) -> Field:
     return a.where(condition, x, y)
 
 
-UNARY = {name: False for name in ("exp2", "expm1", "log", "log2", "log10", "cos", "cosh", "floor", "ceil", "erfc", "digamma", "lgamma")}
+UNARY = {name: False for name in ("exp2", "log", "log2", "log10", "cos", "cosh", "floor", "acos")}
 ODD = {name: True for name in ("tanh", "erf", "sin", "tan", "sinh", "asin", "atan", "asinh", "atanh", "trunc", "round")}
 
 
@@ -207,6 +207,9 @@ TABLE: Table = {
     aten.logical_xor.default: unlike,
     aten.bitwise_xor.Tensor: unlike,
     aten.exp.default: exp,
+    aten.expm1.default: lambda a, x: a.sub(exp(a, x), 1),
+    aten.erfc.default: lambda a, x: a.sub(1, a.oracle("erf", x, odd=True)),
+    aten.ceil.default: lambda a, x: a.neg(a.oracle("floor", a.neg(x))),
     aten.rsqrt.default: function("rsqrt"),
     aten.sqrt.default: lambda a, x: a.inverse(a.oracle("rsqrt", x)),
     aten.log1p.default: lambda a, x: a.oracle("log", a.add(x, 1)),

@@ -1,0 +1,231 @@
+"""A graph in exact arithmetic: each op by its rule, plain data by torch itself, and nothing without a meaning."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from verify.algebra import Algebra, Refused
+from verify.rules import RULES, integers
+from verify.value import Agreement, Choice, Concrete, Field, Value, either, flat, is_value
+from verify.world import World
+
+__all__ = ["Refused", "evaluate", "same"]
+
+aten = torch.ops.aten
+PYTHON = frozenset(
+    (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.truediv, operator.neg, operator.pow,
+     operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_, operator.not_,
+     math.ceil, math.floor, torch.sym_max, torch.sym_min, torch.sym_float, torch.sym_int, torch.sym_not, torch.sym_ite)
+)  # fmt: skip
+ASSERTIONS = (aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg, aten.sym_constrain_range_for_size.default)
+READINGS = (aten.item.default, aten._local_scalar_dense.default, aten.nonzero.default, aten.is_nonzero.default)
+
+
+def evaluate(graph: fx.Graph, given: Mapping[str, Value], want: Sequence[str], world: World) -> dict[str, Value]:
+    """The values of the nodes named in `want`, from those of the nodes named in `given` (placeholders, or any inner cut).
+
+    Raises: Refused at an op that has no exact meaning; it names the op and the node.
+    """
+    wanted = dict.fromkeys(want)
+    order, last = _needed(graph, given, wanted)
+    run = _Run(world, {name: given[name] for name in given})
+    for node in order:
+        if node.name not in given:
+            run.values[node.name] = run.node(node)
+        elif is_value(given[node.name]):
+            run.check(node, given[node.name])
+        for name in last.get(node, ()):
+            if name not in wanted:
+                del run.values[name]
+    return {name: run.values[name] for name in wanted}
+
+
+def _needed(graph: fx.Graph, given: Mapping[str, Value], want: Mapping[str, None]) -> tuple[list[fx.Node], dict[fx.Node, list[str]]]:
+    """The nodes to evaluate, in order, and after which of them which values are read no more."""
+    nodes = {node.name: node for node in graph.nodes}
+    missing = [name for name in want if name not in nodes]
+    if missing:
+        raise KeyError(f"evaluate: expected names of nodes, got {missing[0]!r}. Ask for a node of the graph.")
+    needed: set[fx.Node] = set()
+    stack = [nodes[name] for name in want]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(() if node.name in given else node.all_input_nodes)
+    order = [node for node in graph.nodes if node in needed]
+    reader: dict[str, fx.Node] = {}
+    for node in order:
+        if node.name not in given:
+            reader.update((n.name, node) for n in node.all_input_nodes)
+    last: dict[fx.Node, list[str]] = {}
+    for name, node in reader.items():
+        last.setdefault(node, []).append(name)
+    return order, last
+
+
+class _Run:
+    """One evaluation: the values so far, and the sizes that symbolic dimensions have."""
+
+    def __init__(self, world: World, values: dict[str, Value]) -> None:
+        self.algebra, self.values = Algebra(world), values
+        self.sizes: dict[Any, int] = {}
+
+    def node(self, node: fx.Node) -> Value:
+        self.algebra.node, self.algebra.op = node.name, str(node.target)
+        if node.op != "call_function":
+            self.algebra.refuse(f"a {node.op} without a given value")
+        args = fx.map_arg(node.args, self._read)
+        kwargs = fx.map_arg(node.kwargs, self._read)
+        out = self._call(node.target, args, kwargs)
+        return self.check(node, out)
+
+    def _read(self, node: fx.Node) -> Value:
+        return self.values[node.name]
+
+    def _call(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+        if op in (aten.sym_size.int,):
+            return args[0].shape[args[1]]
+        if op is operator.getitem:
+            return args[0][args[1]]
+        if op in PYTHON:
+            return op(*args, **kwargs)
+        if op in ASSERTIONS:
+            return None
+        if not isinstance(op, torch._ops.OpOverload) or random(op):
+            self.algebra.refuse("it has no exact meaning")
+        values = [v for v in _leaves(args, kwargs) if is_value(v)]
+        if all(isinstance(v, Concrete) and v.atom is None for v in values):
+            return _plain(op, args, kwargs)
+        if op in READINGS:
+            self.algebra.refuse("a number read from ids or from values")
+        if all(isinstance(v, Concrete) for v in values):
+            return integers.run(self.algebra, op, tuple(args), dict(kwargs))
+        if op not in RULES:
+            self.algebra.refuse("it has no rule")
+        return RULES[op](self.algebra, *args, **kwargs)
+
+    # The checker checks itself: residues and shapes after every op
+
+    def check(self, node: fx.Node, out: Value) -> Value:
+        """`out` with the dtype torch gives, after a check of its residues and shapes.
+
+        Raises: AssertionError where a rule lost a residue or has another shape than torch: a defect of this package.
+        """
+        meta = node.meta.get("val")
+        if isinstance(out, (list, tuple)) and isinstance(meta, (list, tuple)):
+            return tuple(self._checked(node, o, m) for o, m in zip(out, meta, strict=True))
+        return self._checked(node, out, meta)
+
+    def _checked(self, node: fx.Node, out: Value, meta: Any) -> Value:
+        if not is_value(out) or not isinstance(meta, Tensor):
+            return out
+        self._shape(node, tuple(out.shape), meta)
+        if isinstance(out, Field):
+            self._residues(node, out)
+            return out if out.dtype == meta.dtype else replace(out, dtype=meta.dtype)
+        if isinstance(out, Choice):
+            self._residues(node, out.weights)
+        elif out.shadow is not None:
+            self._residues(node, out.shadow)
+        return out
+
+    def _residues(self, node: fx.Node, value: Field) -> None:
+        shape = value.parts[0].shape
+        beside = [m for m in (value.hard, value.soft, value.undefined) if m is not None]
+        if len(value.parts) != self.algebra.math.count or any(t.shape != shape for t in (*value.parts, *beside)):
+            raise AssertionError(f"rule of {node.target} at {node.name}: {len(value.parts)} residues of shapes {[tuple(p.shape) for p in value.parts]}")
+
+    def _shape(self, node: fx.Node, shape: tuple[int, ...], meta: Tensor) -> None:
+        if len(shape) != meta.dim():
+            raise AssertionError(f"rule of {node.target} at {node.name}: shape {shape}, torch gives {tuple(meta.shape)}")
+        for size, expected in zip(shape, meta.shape, strict=True):
+            if size != (expected if isinstance(expected, int) else self._size(expected, size)):
+                raise AssertionError(f"rule of {node.target} at {node.name}: shape {shape}, torch gives {tuple(meta.shape)}")
+
+    def _size(self, symbolic: torch.SymInt, found: int) -> int:
+        """What a symbolic size is: by its symbols, the first value seen for a new one."""
+        expression = symbolic.node.expr
+        if expression not in self.sizes:
+            known = {s: self.sizes[s] for s in expression.free_symbols if s in self.sizes}
+            result = expression.subs(known)
+            self.sizes[expression] = int(result) if result.is_number else found
+        return self.sizes[expression]
+
+
+@cache
+def random(op: torch._ops.OpOverload) -> bool:
+    """True for an op that draws random numbers or changes its arguments."""
+    return torch.Tag.nondeterministic_seeded in op.tags and op is not aten.dropout.default or op._schema.is_mutable
+
+
+def _leaves(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    yield from flat([*args, *kwargs.values()])
+
+
+def _plain(op: Any, args: Any, kwargs: Mapping[str, Any]) -> Value:
+    """Torch's own result, as traced, for data that depends on no weight, no float input and no id."""
+    data = lambda v: fx.map_aggregate(v, lambda leaf: leaf.data if isinstance(leaf, Concrete) else leaf)  # noqa: E731
+    with torch.no_grad():
+        out = op(*data(tuple(args)), **data(dict(kwargs)))
+    return fx.map_aggregate(tuple(out) if isinstance(out, (list, tuple)) else out, lambda leaf: Concrete(leaf) if isinstance(leaf, Tensor) else leaf)
+
+
+def same(a: Value, b: Value, world: World) -> Agreement:
+    """How two values compare, element by element, tags included; undefined elements of either are left out and counted.
+
+    Values of different shapes disagree everywhere. The degree of the difference enters the world's tally.
+    """
+    if not is_value(a) or not is_value(b):
+        return Agreement(1, int(a != b), 0)
+    if a.shape != b.shape:
+        return Agreement(max(1, math.prod(a.shape)), max(1, math.prod(a.shape)), 0)
+    if isinstance(a, Concrete) and isinstance(b, Concrete):
+        return _same_plain(a, b)
+    if isinstance(a, Choice) or isinstance(b, Choice):
+        return _same_choice(a, b, world)
+    algebra = Algebra(world)
+    return _same_fields(algebra.field(a), algebra.field(b), world)
+
+
+def _same_fields(a: Field, b: Field, world: World) -> Agreement:
+    nowhere = torch.zeros(a.shape, dtype=torch.bool)
+    mask = lambda m: nowhere if m is None else m  # noqa: E731
+    undefined = mask(either(a.undefined, b.undefined))
+    tags = (mask(a.hard) != mask(b.hard)) | (mask(a.soft) != mask(b.soft))
+    tagged = mask(either(a.hard, b.hard, a.soft, b.soft))
+    unequal = nowhere.clone()
+    for x, y in zip(a.parts, b.parts, strict=True):
+        unequal |= x != y
+    where = ((unequal & ~tagged) | tags) & ~undefined
+    world.tally.output = max(world.tally.output, a.degree.total + b.degree.total)
+    world.tally.undefined += int(undefined.sum())
+    return Agreement(where.numel(), int(where.sum()), int(undefined.sum()), where)
+
+
+def _same_plain(a: Concrete, b: Concrete) -> Agreement:
+    where = ~torch.isclose(a.data, b.data, rtol=0, atol=0, equal_nan=True)
+    if a.atom is not None or b.atom is not None:
+        if a.atom is None or b.atom is None:
+            where = torch.ones_like(where)
+        else:
+            for x, y in zip(a.atom, b.atom, strict=True):
+                where |= x != y
+    return Agreement(where.numel(), int(where.sum()), 0, where)
+
+
+def _same_choice(a: Value, b: Value, world: World) -> Agreement:
+    if not isinstance(a, Choice) or not isinstance(b, Choice) or a.size != b.size:
+        return Agreement(math.prod(a.shape), math.prod(a.shape), 0)
+    inner = _same_fields(a.weights, b.weights, world)
+    assert inner.where is not None
+    where = inner.where.any(-1)
+    return Agreement(where.numel(), int(where.sum()), inner.undefined, where)

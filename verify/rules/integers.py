@@ -1,0 +1,154 @@
+"""Plain data that depends on token ids: torch's own result, an atom that names the expression, a shadow where it has a value.
+
+Movement permutes atoms. Any other op hashes the op, its attributes, and its operands: atoms of ids, contents of plain tensors. A
+comparison of ids is worth its true bit where it builds masks, positions and indices, and its shadow where it meets residues:
+equality a random symmetric function of the two atoms, x > y a random function of both, and their complements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from verify.algebra import Algebra, Refused
+from verify.oracle import Lanes
+from verify.rules import RULES
+from verify.rules.movement import MOVERS, SAME, SHAPES
+from verify.value import SOFTEST, Concrete, Field, Value, flat, is_value
+
+aten = torch.ops.aten
+MOVED = frozenset((*MOVERS, *SHAPES, *SAME))
+READ_AT = frozenset((aten.index.Tensor, aten.gather.default, aten.index_select.default))
+WIDENED = (aten._to_copy.default, aten.to.dtype)
+
+
+def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    """The value of an op on plain data of which some depends on ids."""
+    data = op(*_data(args), **_data(kwargs))
+    if not isinstance(data, Tensor):
+        return _several(a, op, args, kwargs, data)
+    if op in MOVED or (op in READ_AT and _plain_positions(args)):
+        return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs))
+    if data.dtype.is_floating_point and _extreme(data):
+        a.steer(*(v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)))
+        return Concrete(data)
+    if op in WIDENED and not data.dtype.is_floating_point and args[0].dtype != torch.bool and data.dtype != torch.bool:
+        return Concrete(data, args[0].atom, args[0].shadow)
+    return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs))
+
+
+def _data(tree: Any) -> Any:
+    return tree_map(lambda v: v.data if isinstance(v, Concrete) else v, tree, is_leaf=is_value)
+
+
+def _extreme(data: Tensor) -> bool:
+    return bool(data.isinf().any()) or any(bool((data == low).any()) for low in SOFTEST)
+
+
+def _plain_positions(args: tuple[Any, ...]) -> bool:
+    return all(not isinstance(v, Concrete) or v.atom is None for v in flat(args[1:]))
+
+
+def _several(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) -> Value:
+    if not isinstance(data, (list, tuple)):
+        a.refuse("a number that the program's shape or course may depend on is read from token ids")
+    each = lambda j: lambda *x, **y: op(*x, **y)[j]  # noqa: E731
+    if op in MOVED:
+        return tuple(Concrete(t, _moved_atoms(a, each(j), args, kwargs, t)) for j, t in enumerate(data))
+    return tuple(Concrete(t, _whole_hash(a, f"{op} {j}", args, kwargs, t)) for j, t in enumerate(data))
+
+
+def atoms(a: Algebra, x: Concrete) -> Lanes:
+    """The atom of plain data: its content, where it does not depend on ids."""
+    if x.atom is not None:
+        return x.atom
+    bits = x.data.double().view(torch.int64) if x.data.dtype.is_floating_point else x.data
+    return a.world.oracles.integers("content", bits)
+
+
+def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
+    first = flat(args[:1])
+    lanes = []
+    for lane in range(a.world.oracles.lanes):
+        moved = {id(v): atoms(a, v)[lane] for v in first if isinstance(v, Concrete)}
+        swap = lambda v, moved=moved: moved.get(id(v), v.data) if isinstance(v, Concrete) else v
+        lanes.append(op(*tree_map(swap, args, is_leaf=is_value), **tree_map(swap, kwargs, is_leaf=is_value)))
+    return tuple(lane.expand(data.shape) for lane in lanes)
+
+
+def _hashed(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
+    """Element by element for a pointwise op, else with everything that went in."""
+    if torch.Tag.pointwise not in getattr(op, "tags", ()) or any(v.shape and v.data.dim() > data.dim() for v in flat(args) if isinstance(v, Concrete)):
+        return _whole_hash(a, str(op), args, kwargs, data)
+    values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
+    joined = a.world.oracles.absorb("pointwise", a.world.oracles.constant(_text(op, args, kwargs)), *(atoms(a, v) for v in values))
+    return tuple(lane.expand(data.shape) for lane in joined)
+
+
+def _whole_hash(a: Algebra, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
+    oracles = a.world.oracles
+    total: Any = oracles.constant(_text(name, args, kwargs))
+    for v in (v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)):
+        place = oracles.integers("place", torch.arange(v.data.numel()).view(v.shape))
+        summed = tuple(lane.sum() for lane in oracles.absorb("whole", atoms(a, v), place))
+        total = oracles.absorb("operand", total, summed)
+    position = oracles.integers("result", torch.arange(data.numel()).view(data.shape))
+    return tuple(lane.expand(data.shape) for lane in oracles.absorb("element", total, position))
+
+
+def _text(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    shown = tree_map(lambda v: f"<{v.dtype} {tuple(v.shape)}>" if isinstance(v, Concrete) else v, (args, sorted(kwargs.items())), is_leaf=is_value)
+    return f"{op} {shown}"
+
+
+def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Field | None:
+    """What the result is worth among residues, if its operands are worth something there."""
+    if op in COMPARISONS:
+        return COMPARISONS[op](a, *args)
+    values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
+    if not any(v.shadow is not None for v in values) or op not in RULES:
+        return None
+    try:
+        out = RULES[op](a, *args, **kwargs)
+    except Refused:
+        return None  # the atom still names it
+    return out if isinstance(out, Field) else None
+
+
+def _pair(a: Algebra, x: Value, y: Value) -> tuple[Concrete, Concrete, tuple[int, ...]]:
+    both = [v if isinstance(v, Concrete) else Concrete(torch.tensor(v)) for v in (x, y)]
+    return both[0], both[1], tuple(torch.broadcast_shapes(both[0].shape, both[1].shape))
+
+
+def _equal(a: Algebra, x: Value, y: Value) -> Field:
+    x, y, shape = _pair(a, x, y)
+    total = tuple((s + t).expand(shape) for s, t in zip(atoms(a, x), atoms(a, y), strict=True))
+    return a.world.atom_value("equal ids", a.world.oracles.permuted("equal ids", total), x.data == y.data)
+
+
+def _above(a: Algebra, x: Value, y: Value) -> Field:
+    x, y, shape = _pair(a, x, y)
+    total = a.world.oracles.absorb("above", atoms(a, x), atoms(a, y))
+    return a.world.atom_value("compared ids", tuple(t.expand(shape) for t in total), x.data > y.data)
+
+
+def _comparisons() -> dict[Any, Callable[..., Field]]:
+    table = {}
+    six = {
+        "eq": _equal,
+        "ne": lambda a, x, y: a.sub(1, _equal(a, x, y)),
+        "gt": _above,
+        "lt": lambda a, x, y: _above(a, y, x),
+        "le": lambda a, x, y: a.sub(1, _above(a, x, y)),
+        "ge": lambda a, x, y: a.sub(1, _above(a, y, x)),
+    }
+    for name, rule in six.items():
+        table[getattr(aten, name).Tensor] = table[getattr(aten, name).Scalar] = rule
+    return table
+
+
+COMPARISONS = _comparisons()

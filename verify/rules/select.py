@@ -1,0 +1,230 @@
+"""Choosing by position: plain positions move elements, positions that depend on ids or on values choose softly.
+
+A table W read by an id is sum_k w_k(id) W_k with random weights of sum one: linear in the one-hot vector, so what holds for all
+weights holds for every id, and every row is exercised. topk and argmax likewise choose by weights that are random functions of
+(element, multiset of its row, rank); values are the weighted sums, so a value equals what its position gathers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from verify.algebra import Algebra
+from verify.degree import FREE
+from verify.rules.movement import moved
+from verify.rules.rows import normalised, presence
+from verify.rules.table import Table, axes
+from verify.value import Choice, Concrete, Field, Value, is_value
+
+aten = torch.ops.aten
+
+
+def soft(index: Value) -> bool:
+    """True if positions depend on ids or on values."""
+    return isinstance(index, Choice) or (isinstance(index, Concrete) and index.atom is not None)
+
+
+def weights(a: Algebra, index: Value, size: int) -> Field:
+    """The weights of soft positions over `size` places. Shapes: [*index, size]."""
+    if isinstance(index, Choice):
+        return index.weights if index.size == size else a.refuse(f"positions among {index.size} used among {size}")
+    if index.data.numel() and (int(index.data.min()) < -size or int(index.data.max()) >= size):
+        a.refuse(f"positions outside a table of {size}")
+    return Field(a.world.atom_weights(index.atom, index.data, size), FREE)
+
+
+def rows_at(a: Algebra, table: Field, index: Value, dim: int) -> Field:
+    """`table` read at soft positions along dim, which the positions' own dims replace."""
+    w = weights(a, index, table.shape[dim])
+    front = table.each(lambda t: t.movedim(dim, 0))
+    rest, lead = front.shape[1:], tuple(w.shape[:-1])
+    flat = front.each(lambda t: t.reshape(t.shape[0], -1))
+    out = a.matmul(w.each(lambda t: t.reshape(-1, t.shape[-1])), flat)
+    n = len(lead)
+    return out.each(lambda t: t.reshape(*lead, *rest)).each(lambda t: t.movedim(tuple(range(n)), tuple(range(dim, dim + n))) if n else t)
+
+
+def plain(a: Algebra, index: Value) -> Any:
+    """Positions as plain data; if they depend on ids the report says that their true values decide."""
+    if isinstance(index, (Choice, Field)):
+        a.refuse("positions that depend on values, used other than one axis at a time")
+    a.steer(index)
+    return index.data if is_value(index) else index
+
+
+def embedding(a: Algebra, table: Value, ids: Value, *_: Any) -> Field:
+    """Rows of a table."""
+    table = a.field(table)
+    return rows_at(a, table, ids, 0) if soft(ids) else table.each(lambda t: t[plain(a, ids)])
+
+
+def index(a: Algebra, x: Value, indices: Sequence[Value]) -> Value:
+    """x[indices]: a soft one if it stands alone, else plain ones."""
+    x = a.field(x)
+    given = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if len(given) == 1 and soft(given[0][1]):
+        return rows_at(a, x, given[0][1], given[0][0])
+    data = [None if i is None else plain(a, i) for i in indices]
+    return x.each(lambda t: aten.index.Tensor(t, data))
+
+
+def index_select(a: Algebra, x: Value, dim: int, at: Value) -> Value:
+    """Slices of x along dim."""
+    x = a.field(x)
+    dim %= len(x.shape)
+    return rows_at(a, x, at, dim) if soft(at) else x.each(lambda t: t.index_select(dim, plain(a, at)))
+
+
+def gather(a: Algebra, x: Value, dim: int, at: Value, **_: Any) -> Field:
+    """x read along dim, each result at a position of its own."""
+    x = a.field(x)
+    if not soft(at):
+        return x.each(lambda t: t.gather(dim, plain(a, at)))
+    dim %= len(x.shape)
+    w = weights(a, at, x.shape[dim])
+    cut = x.each(lambda t: t[tuple(slice(n) if d != dim else slice(None) for d, n in enumerate(at.shape))])
+    ends = cut.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))
+    out = a.matmul(w.each(lambda t: t.movedim(dim, -2)), ends)
+    return out.each(lambda t: t.squeeze(-1).movedim(-1, dim))
+
+
+def one_hot(a: Algebra, at: Value, classes: int = -1) -> Field:
+    """The weights themselves."""
+    return weights(a, at, classes) if soft(at) else a.refuse("one_hot of a value")
+
+
+def scatter(a: Algebra, x: Value, dim: int, at: Value, source: Value, **_: Any) -> Field:
+    """x with `source` written at positions along dim; soft positions must be those of one topk, which are distinct."""
+    x = a.field(x)
+    source = a.field(source)
+    if not soft(at):
+        filled = source.each(lambda t: t.expand(at.shape))
+        return moved(a, lambda t, s: t.scatter(dim, plain(a, at), s.to(t.dtype)), x, filled)
+    dim %= len(x.shape)
+    w = weights(a, at, x.shape[dim]).each(lambda t: t.movedim(dim, -2))
+    written = a.sum(a.mul(w, source.each(lambda t: t.expand(at.shape).movedim(dim, -1).unsqueeze(-1))), (-2 % len(w.shape),))
+    kept = a.sub(1, a.sum(w, (-2 % len(w.shape),)))
+    out = a.add(written, a.mul(kept, x.each(lambda t: t.movedim(dim, -1))))
+    return out.each(lambda t: t.movedim(-1, dim))
+
+
+def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, accumulate: bool = False) -> Field:
+    """x with values written at plain positions."""
+    data = [None if i is None else plain(a, i) for i in indices]
+    if accumulate:
+        x, values = a.plain(x), a.plain(values)
+        put = moved(a, lambda t, v: aten.index_put(t.double(), data, v.double(), True), x, values)
+        return Field(tuple(a.math.tidy(i, part) for i, part in enumerate(put.parts)), put.degree.summed(values.parts[0].numel() + 1), dtype=x.dtype)
+    return moved(a, lambda t, v: aten.index_put(t, data, v.to(t.dtype)), a.field(x), a.field(values))
+
+
+def index_add(a: Algebra, x: Value, dim: int, at: Value, source: Value, *, alpha: float = 1) -> Field:
+    """x with slices of source added at plain positions."""
+    x, source = a.plain(x), a.scale(a.plain(source), alpha)
+    put = moved(a, lambda t, s: t.double().index_add(dim, plain(a, at), s.double()), x, source)
+    return Field(tuple(a.math.tidy(i, part) for i, part in enumerate(put.parts)), put.degree.summed(source.shape[dim] + 1), dtype=x.dtype)
+
+
+def rank_weights(a: Algebra, x: Field, dim: int, rank: int) -> Field:
+    """The weights that choose the element of one rank (0 the largest) along dim. Shapes: as `x`."""
+    if x.shape[dim] == 2 and not x.tagged:
+        gap = a.sub(x, x.each(lambda t: t.flip(dim)))
+        return a.step(gap if rank == 0 else a.neg(gap))
+    present, uniform, nothing = presence(x, dim)
+    if uniform is not None or nothing is not None:
+        a.refuse("a choice among masked elements only")
+    clean = Field(a.masked(tuple(part.double() for part in x.parts), present), x.degree, None, None, x.undefined, x.dtype)
+    drawn = a.masked(a.world.rank_row(clean, present, dim, rank), present)
+    count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
+    return Field(normalised(a, drawn, present, count, dim), FREE, None, None, x.undefined, x.dtype)
+
+
+def topk(a: Algebra, x: Value, k: int, dim: int = -1, largest: bool = True, ordered: bool = True) -> tuple[Field, Choice]:
+    """The k largest elements along dim and their positions."""
+    x = a.field(x)
+    dim %= max(1, len(x.shape))
+    size = x.shape[dim]
+    present, _, _ = presence(x, dim)
+    if present is not None and (not largest or int(present.sum(dim).min()) < k):
+        a.refuse("a choice that may fall on masked elements")
+    ranks = range(k) if largest else range(size - 1, size - 1 - k, -1)
+    stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank).each(lambda t: t.movedim(dim, -1)) for rank in ranks], -2)
+    finite = Field(x.parts, x.degree, None, None, x.undefined, x.dtype)  # masked elements have weight zero
+    values = a.matmul(stacked, finite.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))).each(lambda t: t.squeeze(-1).movedim(-1, dim))
+    return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)))
+
+
+def sort(a: Algebra, x: Value, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Field, Choice]:
+    """All elements along dim in order, and their positions."""
+    return topk(a, x, x.shape[dim], dim, largest=descending)
+
+
+def stable_sort(a: Algebra, x: Value, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Field, Choice]:
+    """aten.sort.stable."""
+    return sort(a, x, dim, descending)
+
+
+def extreme(a: Algebra, x: Value, dim: int, keepdim: bool, largest: bool) -> tuple[Field, Choice]:
+    """The largest (or smallest) element along dim and its position."""
+    values, at = topk(a, x, 1, dim, largest)
+    dim %= max(1, len(x.shape))
+    return (values, at) if keepdim else (values.each(lambda t: t.squeeze(dim)), Choice(at.weights.each(lambda t: t.squeeze(dim))))
+
+
+def argmax(a: Algebra, x: Value, dim: int | None = None, keepdim: bool = False) -> Choice:
+    """The position of the largest element."""
+    return a.refuse("argmax over all dimensions") if dim is None else extreme(a, x, dim, keepdim, True)[1]
+
+
+def argmin(a: Algebra, x: Value, dim: int | None = None, keepdim: bool = False) -> Choice:
+    """The position of the smallest element."""
+    return a.refuse("argmin over all dimensions") if dim is None else extreme(a, x, dim, keepdim, False)[1]
+
+
+def amax(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False) -> Field:
+    """The largest element: of two a gate, of more a random function of the *set* of a row's values."""
+    x = a.field(x)
+    over = axes(dims, len(x.shape))
+    kept = [d for d in range(len(x.shape)) if d not in over]
+    lined = x.each(lambda t: t.permute(*kept, *over).reshape(*(t.shape[d] for d in kept), -1))
+    out = _row_amax(a, lined)
+    return out.each(lambda t: t.reshape([1 if d in over else n for d, n in enumerate(x.shape)])) if keepdim else out
+
+
+def _row_amax(a: Algebra, x: Field) -> Field:
+    if x.shape[-1] == 1:
+        return x.each(lambda t: t.squeeze(-1))
+    if x.shape[-1] == 2 and not x.tagged:
+        return a.larger(x.each(lambda t: t[..., 0]), x.each(lambda t: t[..., 1]))
+    present, uniform, nothing = presence(x, -1)
+    if uniform is not None or nothing is not None:
+        a.refuse("a maximum over masked elements only")
+    undefined = None if x.undefined is None else x.undefined.any(-1)
+    return Field(a.world.largest_row(x, present), FREE, None, None, undefined, x.dtype)
+
+
+TABLE: Table = {
+    aten.embedding.default: embedding,
+    aten.index.Tensor: index,
+    aten.index_select.default: index_select,
+    aten.gather.default: gather,
+    aten.one_hot.default: one_hot,
+    aten.scatter.src: scatter,
+    aten.scatter.value: scatter,
+    aten.index_put.default: index_put,
+    aten.index_add.default: index_add,
+    aten.topk.default: topk,
+    aten.sort.default: sort,
+    aten.sort.stable: stable_sort,
+    aten.max.dim: lambda a, x, dim, keepdim=False: extreme(a, x, dim, keepdim, True),
+    aten.min.dim: lambda a, x, dim, keepdim=False: extreme(a, x, dim, keepdim, False),
+    aten.argmax.default: argmax,
+    aten.argmin.default: argmin,
+    aten.amax.default: amax,
+    aten.max.default: amax,
+    aten.amin.default: lambda a, x, dims=None, keepdim=False: a.neg(amax(a, a.neg(x), dims, keepdim)),
+    aten.min.default: lambda a, x: a.neg(amax(a, a.neg(x))),
+}
