@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from rewrite.nested import argument_names, input_names, spec_names
 from rewrite.program import Program
 from rewrite.records import Calling, Header, Leaf, LeafKind, Site
 from rewrite.shapes import Example
+from rewrite.splice import reads
 from rewrite.strip import is_random, merge_aliases, robust
 from rewrite.taps import PREFIX, Tap
 
@@ -51,7 +52,18 @@ def build(model: nn.Module, exported: ExportedProgram, taps: tuple[Tap, ...], ex
     _refuse_ops(copier.graph, where)
     sites = _sites(copier, taps, tapped, calling)
     merge_aliases(copier.graph, sites)
+    header = replace(header, notes=(*header.notes, *_unread(copier.graph, sites)))
     return Program(copier.graph, copier.leaves, copier.tensors, calling, header, example, sites)
+
+
+def _unread(graph: fx.Graph, sites: dict[str, Site]) -> list[str]:
+    """A note on the module outputs that nothing reads: they have values, and rewriting them is in vain."""
+    nodes = {node.name: node for node in graph.nodes}
+    unread = [site.address for site in sites.values() if site.kind == "output" and not any(reads(u, site) for u in nodes[site.node].users)]
+    if not unread:
+        return []
+    shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+    return [f"{len(unread)} site{'s' * (len(unread) > 1)} that nothing reads: {shown}"]
 
 
 def _refuse_writes(exported: ExportedProgram, where: str) -> None:

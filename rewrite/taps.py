@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -49,7 +50,7 @@ class Recorder:
         self._fixed = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
         self._calls: Counter[str] = Counter()
         self._open: list[tuple[str, list[tuple[str, Tensor]]]] = []
-        self._signatures: dict[nn.Module, inspect.Signature] = {}
+        self._signatures = {path: inspect.signature(module.forward) for module, path in self._names.items()}
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -60,20 +61,18 @@ class Recorder:
         try:
             for module, path in self._names.items():
                 if path:
-                    handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+                    # the path is bound here: for a module under two names, export hands a stand-in to its hooks
+                    handles.append(module.register_forward_pre_hook(partial(self._enter, path), with_kwargs=True))
                     handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        path = self._names[module]
+    def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls[path] += 1
         tag = path if self._calls[path] == 1 else f"{path}#{self._calls[path]}"
-        if module not in self._signatures:
-            self._signatures[module] = inspect.signature(module.forward)
-        named = [*zip(positional_names(self._signatures[module], len(args)), args, strict=True), *kwargs.items()]
+        named = [*zip(positional_names(self._signatures[path], len(args)), args, strict=True), *kwargs.items()]
         given = [(join(name, below), tensor) for name, value in named for below, tensor in tensors_in(value)]
         self._open.append((tag, given))
         self._copy(tag, "input", given)

@@ -65,7 +65,7 @@ def _most_dynamic(model: nn.Module, example: Example, dynamic: bool | Mapping[st
         checked = _at_another_shape(model, program, wide or example)
         if checked is not None:
             notes = ("the example's batch of 1 was repeated to 2 for tracing",) if wide else ()
-            return replace(program, header=replace(program.header, checks=checked, notes=notes))
+            return replace(program, header=replace(program.header, checks=checked, notes=(*notes, *program.header.notes)))
     return _attempt(model, example, example, None, "static", where)
 
 
@@ -144,7 +144,7 @@ def _check(model: nn.Module, program: Program, forward_only: bool, where: str) -
         return {"outputs": "unchecked", "gradients": "unchecked"}, ("tensors on the meta device: nothing could be run",)
     run = checks.runner(program)
     found = {"outputs": checks.outputs(model, run, program.example, where), **program.header.checks}
-    found["gradients"], rounding = checks.gradients(model, run, program.example)
+    found["gradients"], rounding = checks.gradients(model, run, program.example, where)
     if rounding:
         return found, ()
     if not forward_only:

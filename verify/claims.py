@@ -19,7 +19,7 @@ from rewrite.records import Claim
 from rewrite.run import needed
 from verify.interpret import Refused, evaluate, same
 from verify.regions import MOST_PRIMES, Side, first_count, floating, sub_key
-from verify.value import Concrete, Field, is_value
+from verify.value import Concrete, is_value
 from verify.world import World
 
 Shapes = Callable[[str], tuple[int, ...]]
@@ -82,9 +82,7 @@ def _prove_member(side: Side, claim: Claim, key: bytes, share: float, shapes: Sh
             left, right = _sides(side, claim, world, shapes, member)
         except Refused as refused:
             return Proof(claim, False, 0.0, refused=str(refused))
-        equal = same(left, right).equal
-        if isinstance(left, Field) and isinstance(right, Field):
-            world.tally.output = max(world.tally.output, left.degree.total + right.degree.total)
+        equal = same(left, right, world).equal
         bound = world.log2_bound()
         if not equal or bound <= share or bound == math.inf:
             return Proof(claim, equal and bound != math.inf, bound)
@@ -92,9 +90,12 @@ def _prove_member(side: Side, claim: Claim, key: bytes, share: float, shapes: Sh
 
 
 def _sides(side: Side, claim: Claim, world: World, shapes: Shapes, member: int | None) -> tuple[Any, Any]:
-    values = _bound_values(side, claim, world, shapes)
+    used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
+    values = _bound_values(side, claim, used, world, shapes)
     given: dict[str, Any] = {}
     for name, (kind, what) in claim.bindings.items():
+        if name not in used:
+            continue
         if kind == "member":
             given[name] = world_index(member)
         elif kind == "fresh":
@@ -113,12 +114,11 @@ def world_index(member: int | None) -> Any:
     return Concrete(torch.tensor(member, dtype=torch.int64))
 
 
-def _bound_values(side: Side, claim: Claim, world: World, shapes: Shapes) -> dict[str, Any]:
+def _bound_values(side: Side, claim: Claim, used: set[str], world: World, shapes: Shapes) -> dict[str, Any]:
     nodes = side.program.nodes
-    used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
     bound = {what for name, (kind, what) in claim.bindings.items() if kind == "node" and name in used}
     # a bound node that is not read by the claim's graph may still be what a read one is computed from: it is where to cut
-    places = {what for kind, what in claim.bindings.values() if kind == "node" and nodes[what].op != "placeholder" and floating(nodes[what])}
+    places = {what for kind, what in claim.bindings.values() if kind == "node" and what in side.varying and floating(nodes[what])}
     cuts = {name for name in places if not any(other != name and nodes[other] in needed([nodes[name]]) for other in places)}
     given = {name: replace(world.tensor(f"at {name}", shapes(name)), dtype=nodes[name].meta["val"].dtype) for name in cuts}
     values = dict(given)

@@ -36,8 +36,8 @@ class Degree:
 
     @property
     def total(self) -> int:
-        """The degree of the polynomial that decides whether two such values are equal, halved: numerator and denominator."""
-        return self.top + self.bottom
+        """The degree of the polynomial that decides whether two such values are equal: N1 D2 - N2 D1."""
+        return self.top + self.bottom if not self.below else 2 * (self.top + self.bottom)
 
     def plus(self, other: Degree) -> Degree:
         """The degree of a sum."""

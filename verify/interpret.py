@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused
 from verify.rules import RULES, integers
-from verify.value import Agreement, Choice, Concrete, Field, Value, either, flat, is_value
+from verify.value import Agreement, Choice, Concrete, Field, Value, either, flat, is_value, mapped
 from verify.world import World
 
 __all__ = ["Refused", "evaluate", "same"]
@@ -83,13 +82,8 @@ class _Run:
         self.algebra.node, self.algebra.op = node.name, str(node.target)
         if node.op != "call_function":
             self.algebra.refuse(f"a {node.op} without a given value")
-        args = fx.map_arg(node.args, self._read)
-        kwargs = fx.map_arg(node.kwargs, self._read)
-        out = self._call(node.target, args, kwargs)
-        return self.check(node, out)
-
-    def _read(self, node: fx.Node) -> Value:
-        return self.values[node.name]
+        read = lambda leaf: self.values[leaf.name] if isinstance(leaf, fx.Node) else leaf  # noqa: E731
+        return self.check(node, self._call(node.target, mapped(read, node.args), mapped(read, dict(node.kwargs))))
 
     def _call(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
         if op in (aten.sym_size.int,):
@@ -100,15 +94,16 @@ class _Run:
             return op(*args, **kwargs)
         if op in ASSERTIONS:
             return None
-        if not isinstance(op, torch._ops.OpOverload) or random(op):
-            self.algebra.refuse("it has no exact meaning")
-        values = [v for v in _leaves(args, kwargs) if is_value(v)]
-        if all(isinstance(v, Concrete) and v.atom is None for v in values):
-            return _plain(op, args, kwargs)
+        if not isinstance(op, torch._ops.OpOverload) or op._schema.is_mutable:
+            self.algebra.refuse("it is no functional ATen op")
+        values = [v for v in flat([*args, *kwargs.values()]) if is_value(v)]
+        if torch.Tag.nondeterministic_seeded not in op.tags and all(isinstance(v, Concrete) for v in values):
+            if all(v.atom is None for v in values):
+                return _plain(op, args, kwargs)
+            if op not in READINGS:
+                return integers.run(self.algebra, op, args, kwargs)
         if op in READINGS:
             self.algebra.refuse("a number read from ids or from values")
-        if all(isinstance(v, Concrete) for v in values):
-            return integers.run(self.algebra, op, tuple(args), dict(kwargs))
         if op not in RULES:
             self.algebra.refuse("it has no rule")
         return RULES[op](self.algebra, *args, **kwargs)
@@ -161,28 +156,19 @@ class _Run:
         return self.sizes[expression]
 
 
-@cache
-def random(op: torch._ops.OpOverload) -> bool:
-    """True for an op that draws random numbers or changes its arguments."""
-    return torch.Tag.nondeterministic_seeded in op.tags and op is not aten.dropout.default or op._schema.is_mutable
-
-
-def _leaves(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Any]:
-    yield from flat([*args, *kwargs.values()])
-
-
-def _plain(op: Any, args: Any, kwargs: Mapping[str, Any]) -> Value:
+def _plain(op: Any, args: Any, kwargs: Any) -> Value:
     """Torch's own result, as traced, for data that depends on no weight, no float input and no id."""
-    data = lambda v: fx.map_aggregate(v, lambda leaf: leaf.data if isinstance(leaf, Concrete) else leaf)  # noqa: E731
+    data = lambda leaf: leaf.data if isinstance(leaf, Concrete) else leaf  # noqa: E731
     with torch.no_grad():
-        out = op(*data(tuple(args)), **data(dict(kwargs)))
-    return fx.map_aggregate(tuple(out) if isinstance(out, (list, tuple)) else out, lambda leaf: Concrete(leaf) if isinstance(leaf, Tensor) else leaf)
+        out = op(*mapped(data, args), **mapped(data, kwargs))
+    return mapped(lambda leaf: Concrete(leaf) if isinstance(leaf, Tensor) else leaf, out)
 
 
-def same(a: Value, b: Value, world: World) -> Agreement:
+def same(a: Value, b: Value, world: World | None = None) -> Agreement:
     """How two values compare, element by element, tags included; undefined elements of either are left out and counted.
 
-    Values of different shapes disagree everywhere. The degree of the difference enters the world's tally.
+    Values of different shapes disagree everywhere. With a world, plain data can be compared with residues, and the world's tally
+    takes note of undefined elements and of the degree of the difference.
     """
     if not is_value(a) or not is_value(b):
         return Agreement(1, int(a != b), 0)
@@ -192,11 +178,15 @@ def same(a: Value, b: Value, world: World) -> Agreement:
         return _same_plain(a, b)
     if isinstance(a, Choice) or isinstance(b, Choice):
         return _same_choice(a, b, world)
+    if isinstance(a, Field) and isinstance(b, Field):
+        return _same_fields(a, b, world)
+    if world is None:
+        return Agreement(math.prod(a.shape), math.prod(a.shape), 0)
     algebra = Algebra(world)
     return _same_fields(algebra.field(a), algebra.field(b), world)
 
 
-def _same_fields(a: Field, b: Field, world: World) -> Agreement:
+def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
     nowhere = torch.zeros(a.shape, dtype=torch.bool)
     mask = lambda m: nowhere if m is None else m  # noqa: E731
     undefined = mask(either(a.undefined, b.undefined))
@@ -206,9 +196,11 @@ def _same_fields(a: Field, b: Field, world: World) -> Agreement:
     for x, y in zip(a.parts, b.parts, strict=True):
         unequal |= x != y
     where = ((unequal & ~tagged) | tags) & ~undefined
-    world.tally.output = max(world.tally.output, a.degree.total + b.degree.total)
-    world.tally.undefined += int(undefined.sum())
-    return Agreement(where.numel(), int(where.sum()), int(undefined.sum()), where)
+    degree = a.degree.plus(b.degree).top
+    if world is not None:
+        world.tally.output = max(world.tally.output, degree)
+        world.tally.undefined += int(undefined.sum())
+    return Agreement(where.numel(), int(where.sum()), int(undefined.sum()), where, degree)
 
 
 def _same_plain(a: Concrete, b: Concrete) -> Agreement:
@@ -222,10 +214,10 @@ def _same_plain(a: Concrete, b: Concrete) -> Agreement:
     return Agreement(where.numel(), int(where.sum()), 0, where)
 
 
-def _same_choice(a: Value, b: Value, world: World) -> Agreement:
+def _same_choice(a: Value, b: Value, world: World | None) -> Agreement:
     if not isinstance(a, Choice) or not isinstance(b, Choice) or a.size != b.size:
         return Agreement(math.prod(a.shape), math.prod(a.shape), 0)
     inner = _same_fields(a.weights, b.weights, world)
     assert inner.where is not None
     where = inner.where.any(-1)
-    return Agreement(where.numel(), int(where.sum()), inner.undefined, where)
+    return Agreement(where.numel(), int(where.sum()), inner.undefined, where, inner.degree)

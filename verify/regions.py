@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -54,6 +55,16 @@ class Side:
 
     program: Program
     leaf: LeafValue
+
+    @cached_property
+    def varying(self) -> frozenset[str]:
+        """The nodes that depend on an input of the program."""
+        found: set[str] = set()
+        for node in self.program.graph.nodes:
+            leaf = self.program.leaves.get(node.name)
+            if (leaf is not None and leaf.kind == "input") or any(n.name in found for n in node.all_input_nodes):
+                found.add(node.name)
+        return frozenset(found)
 
     def value(self, world: World, cuts: Mapping[str, Cut], want: str) -> Any:
         """The exact value of the node `want`, with fresh values at the cuts; what is not needed is not drawn."""
@@ -206,9 +217,7 @@ class Composition:
             y = self.b.value(world, {cut.pair.b: cut for cut in cuts}, pair.b)
         except Refused as refused:
             return replace(region, refused=refused)
-        agreement = same(x, y)
-        if isinstance(x, Field) and isinstance(y, Field):
-            world.tally.output = max(world.tally.output, x.degree.total + y.degree.total)
+        agreement = same(x, y, world)
         world.forget()
         return replace(region, proved=agreement.equal, log2_bound=world.log2_bound(), agreement=agreement, value=y)
 

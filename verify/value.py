@@ -93,12 +93,16 @@ def is_value(x: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two values compare: `elements` in all, `unequal` of them at `where`, and `undefined` in either, left out of both counts."""
+    """How two values compare: `elements` in all, `unequal` of them at `where`, and `undefined` in either, which do not count as unequal.
+
+    `degree` is that of the difference: what a bound on a chance agreement needs.
+    """
 
     elements: int
     unequal: int
     undefined: int
     where: Tensor | None = None
+    degree: int = 1
 
     @property
     def equal(self) -> bool:
@@ -133,3 +137,14 @@ def flat(values: Sequence[Any]) -> list[Any]:
     for v in values:
         out.extend(flat(v)) if isinstance(v, (list, tuple)) else out.append(v)
     return out
+
+
+def mapped(f: Callable[[Any], Any], tree: Any) -> Any:
+    """`tree` (nested lists, tuples and dicts) with `f` of each leaf."""
+    if isinstance(tree, tuple):
+        return tuple(mapped(f, leaf) for leaf in tree)
+    if isinstance(tree, list):
+        return [mapped(f, leaf) for leaf in tree]
+    if isinstance(tree, dict):
+        return {key: mapped(f, leaf) for key, leaf in tree.items()}
+    return f(tree)

@@ -21,7 +21,7 @@ ROUND = 1 + 2.0**-40  # 62 bits reduced mod p
 
 @dataclass
 class Tally:
-    """What happened in a world: oracle calls and degrees by name, and what a report must say."""
+    """What happened in a world: oracle calls and degrees by name (0: hashes of ids, no polynomials), and what a report must say."""
 
     calls: Counter[str] = field(default_factory=Counter)
     degrees: dict[str, int] = field(default_factory=dict)
@@ -141,11 +141,12 @@ class World:
 
     def atom_value(self, name: str, atom: Lanes, truth: Tensor) -> Field:
         """A random value for each hash. Shapes: as `truth`, which is the value that plain data has."""
-        self.tally.call(name, truth.numel(), 1)
+        self.tally.call(name, truth.numel(), 0)
         return Field(self.oracles.draw(f"atom {name}", tuple(x.expand(truth.shape) for x in atom)))
 
     def atom_weights(self, atom: Lanes, ids: Tensor, size: int) -> Parts:
         """Random weights over `size` positions for each hash, each row of sum one. Shapes: [*ids, size]."""
+        self.tally.call("soft rows", ids.numel() * size, 0)
         place = self.oracles.integers("place", torch.arange(size))
         spread = self.oracles.absorb("soft row", tuple(x.unsqueeze(-1) for x in atom), place)
         drawn = self.oracles.draw(f"soft row of {size}", spread)
@@ -158,19 +159,20 @@ class World:
 
     def log2_bound(self) -> float:
         """log2 of the probability that two programs that differ in this theory agreed here: Schwartz-Zippel, plus collisions of hashes."""
-        terms = [self._agree(self.tally.output)]
+        terms = [self._agree(self.tally.output, random=self.theory == "gates")]
         for name, calls in self.tally.calls.items():
-            pairs = max(1.0, math.log2(calls) * 2 - 1) if calls > 1 else 0.0
-            terms.append(pairs + self._agree(self.tally.degrees[name]))
+            if calls > 1 and self.tally.degrees[name] and not (name == "sign" and self.theory == "signs"):
+                terms.append(2 * math.log2(calls) - 1 + self._agree(self.tally.degrees[name], random=True))
         total = max(2, sum(self.tally.calls.values()))
         terms.append(2 * math.log2(total) - 1 - 64 * self.oracles.lanes)
         top = max(terms)
         return math.inf if top == math.inf else min(0.0, top + math.log2(sum(2.0 ** (t - top) for t in terms)))
 
-    def _agree(self, degree: int) -> float:
+    def _agree(self, degree: int, random: bool) -> float:
+        """log2 of the chance that a non-zero polynomial vanishes modulo every prime; of one with quadratic characters in it, if not random."""
         if degree >= min(self.primes):
             return math.inf
-        if self.theory == "signs":
+        if not random:
             return float(-self.count)
         return sum(math.log2(max(1, degree) * STREAM_BIAS * ROUND / p) for p in self.primes)
 

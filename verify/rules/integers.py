@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from verify.algebra import Algebra, Refused
 from verify.oracle import Lanes
 from verify.rules import RULES
 from verify.rules.movement import MOVERS, SAME, SHAPES
-from verify.value import SOFTEST, Concrete, Field, Value, flat, is_value
+from verify.value import SOFTEST, Concrete, Field, Value, flat, mapped
 
 aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME))
@@ -42,7 +41,7 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 def _data(tree: Any) -> Any:
-    return tree_map(lambda v: v.data if isinstance(v, Concrete) else v, tree, is_leaf=is_value)
+    return mapped(lambda v: v.data if isinstance(v, Concrete) else v, tree)
 
 
 def _extreme(data: Tensor) -> bool:
@@ -76,7 +75,7 @@ def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwar
     for lane in range(a.world.oracles.lanes):
         moved = {id(v): atoms(a, v)[lane] for v in first if isinstance(v, Concrete)}
         swap = lambda v, moved=moved: moved.get(id(v), v.data) if isinstance(v, Concrete) else v
-        lanes.append(op(*tree_map(swap, args, is_leaf=is_value), **tree_map(swap, kwargs, is_leaf=is_value)))
+        lanes.append(op(*mapped(swap, args), **mapped(swap, kwargs)))
     return tuple(lane.expand(data.shape) for lane in lanes)
 
 
@@ -101,7 +100,7 @@ def _whole_hash(a: Algebra, name: str, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _text(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    shown = tree_map(lambda v: f"<{v.dtype} {tuple(v.shape)}>" if isinstance(v, Concrete) else v, (args, sorted(kwargs.items())), is_leaf=is_value)
+    shown = mapped(lambda v: f"<{v.dtype} {tuple(v.shape)}>" if isinstance(v, Concrete) else v, (args, sorted(kwargs.items())))
     return f"{op} {shown}"
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from verify.algebra import Algebra
 from verify.rules.table import Rule, Table
-from verify.value import Choice, Concrete, Field, Value, flat, is_value, some
+from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped, some
 
 aten = torch.ops.aten
 
@@ -21,7 +20,7 @@ def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Valu
     """`op` done to every tensor-like argument as residues, and to their masks."""
     if any(isinstance(v, Choice) for v in flat([*args, *kwargs.values()])):
         return _moved_choice(a, op, *args, **kwargs)
-    args, kwargs = tree_map(lambda v: a.field(v) if is_value(v) else v, (args, kwargs), is_leaf=is_value)
+    args, kwargs = mapped(lambda v: a.field(v) if is_value(v) else v, (args, kwargs))
     fields = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Field)]
     run = lambda pick: op(*_picked(args, pick), **_picked(kwargs, pick))  # noqa: E731
     parts = [run(lambda v, i=i: v.parts[i]) for i in range(a.math.count)]
@@ -36,7 +35,7 @@ def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Valu
 
 
 def _picked(tree: Any, pick: Callable[[Field], Tensor]) -> Any:
-    return tree_map(lambda v: pick(v) if isinstance(v, Field) else v, tree, is_leaf=is_value)
+    return mapped(lambda v: pick(v) if isinstance(v, Field) else v, tree)
 
 
 def _mask(value: Field, name: str) -> Tensor:

@@ -1,0 +1,179 @@
+"""The checker checks itself: the same rules over float64 with the true functions, against torch's own run of the same graph.
+
+A wrong rule gives the same wrong answer on both sides of a comparison and is never seen there; here it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, fx
+
+from verify.field import Parts
+from verify.interpret import evaluate
+from verify.oracle import Lanes
+from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped
+from verify.world import World
+
+
+class Real:
+    """float64 in place of residues: the arithmetic of `verify.field.Modular`, one tensor a value."""
+
+    count = 1
+
+    def number(self, value: float | Fraction) -> tuple[float, ...]:
+        return (float(value),)
+
+    def lift(self, tensor: Tensor) -> Parts:
+        return (tensor.double(),)
+
+    def tidy(self, i: int, fresh: Tensor) -> Tensor:
+        return fresh
+
+    def inverse(self, parts: Parts) -> tuple[Parts, Tensor]:
+        zero = parts[0] == 0
+        return (1 / parts[0].masked_fill(zero, 1),), zero
+
+    def contract(self, i: int, op: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, length: int) -> Tensor:
+        return op(a.double(), b.double())
+
+    def matmul(self, i: int, a: Tensor, b: Tensor) -> Tensor:
+        return a.double() @ b.double()
+
+
+TRUE: dict[str, Callable[..., Tensor]] = {
+    name: getattr(torch, name)
+    for name in ("tanh", "erf", "exp", "exp2", "log", "log2", "log10", "rsqrt", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan",
+                 "asinh", "atanh", "floor", "trunc", "round", "atan2")
+} | {"equal": lambda x: (x == 0).double(), "pow": torch.pow}  # fmt: skip
+WITH_NUMBER: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "pow": torch.pow,
+    "power of": lambda x, base: torch.pow(torch.full_like(x, base), x),
+    "fmod": torch.fmod,
+    "remainder": torch.remainder,
+}
+
+
+def true_function(name: str) -> Callable[..., Tensor]:
+    """The function that an oracle's name stands for."""
+    if name in TRUE:
+        return TRUE[name]
+    kind, _, number = name.rpartition(" ")
+    return lambda x: WITH_NUMBER[kind](x, float(number))
+
+
+class RealWorld(World):
+    """A world in which nothing is random: oracles are the functions they stand for, ids choose their own rows."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(16))
+        self.math, self.count = Real(), 1  # type: ignore[assignment]
+
+    def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False) -> Parts:
+        return (true_function(name)(*(a.parts[0] for a in arguments)).double(),)
+
+    def sign(self, x: Field) -> Parts:
+        return (x.parts[0].sign(),)
+
+    def softmax_row(self, shifted: Field, present: Tensor | None, dim: int) -> Parts:
+        row = shifted.parts[0] / (shifted.shape[dim] if present is None else present.sum(dim, keepdim=True))
+        return (self._kept_only(row, present).softmax(dim),)
+
+    def logsumexp_row(self, shifted: Field, dim: int) -> Parts:
+        return ((shifted.parts[0] / shifted.shape[dim]).logsumexp(dim, keepdim=True),)
+
+    def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
+        at = torch.sort(self._kept_only(x.parts[0], present), dim=dim, descending=True, stable=True)[1].narrow(dim, rank, 1)
+        return (torch.zeros_like(x.parts[0]).scatter(dim, at, 1.0),)
+
+    def largest_row(self, x: Field, present: Tensor | None) -> Parts:
+        return (self._kept_only(x.parts[0], present).amax(-1),)
+
+    @staticmethod
+    def _kept_only(x: Tensor, present: Tensor | None) -> Tensor:
+        return x if present is None else x.masked_fill(~present, -math.inf)
+
+    def atom_value(self, name: str, atom: Lanes, truth: Tensor) -> Field:
+        return Field((truth.double(),))
+
+    def atom_weights(self, atom: Lanes, ids: Tensor, size: int) -> Parts:
+        return (torch.nn.functional.one_hot(ids.long() % size, size).double(),)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """The worst relative error of the rules against torch, at which node, over how many nodes."""
+
+    error: float
+    node: str
+    nodes: int
+
+
+def self_check(graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str] = (), want: Sequence[str] | None = None) -> SelfCheck:
+    """How far the rules over float64 are from torch, at the nodes in `want` (every node with a float or bool tensor if None).
+
+    `data` holds a tensor for every placeholder by node name, `ids` names the placeholders that hold token ids. The error at a node
+    is the largest difference over the root mean square of torch's result.
+    Raises: Refused as `evaluate`; KeyError for a placeholder without data.
+    """
+    world = RealWorld()
+    truth = _torch_run(graph, data)
+    names = [n for n in truth if _comparable(truth[n])] if want is None else list(want)
+    values = evaluate(graph, {name: _given(world, name, t, name in ids) for name, t in data.items()}, names, world)
+    errors = {name: _error(values[name], truth[name]) for name in names}
+    worst = max(errors, key=lambda name: errors[name], default="")
+    return SelfCheck(errors.get(worst, 0.0), worst, len(names))
+
+
+def _given(world: World, name: str, tensor: Tensor, ids: bool) -> Value:
+    if tensor.dtype.is_floating_point:
+        return Field((tensor.detach().double(),), dtype=tensor.dtype)
+    return world.ids(tensor, name) if ids else Concrete(tensor)
+
+
+def _torch_run(graph: fx.Graph, data: Mapping[str, Tensor]) -> dict[str, object]:
+    values: dict[str, object] = dict(data)
+    with torch.no_grad():
+        for node in graph.nodes:
+            if node.op == "call_function":
+                read = lambda leaf: values[leaf.name] if isinstance(leaf, fx.Node) else leaf
+                values[node.name] = node.target(*mapped(read, node.args), **mapped(read, dict(node.kwargs)))
+    return values
+
+
+def _comparable(value: object) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and all(isinstance(v, Tensor) for v in value))
+
+
+def _error(value: Value, truth: object) -> float:
+    if isinstance(truth, (list, tuple)):
+        return max((_error(v, t) for v, t in zip(flat([value]), truth, strict=True) if v is not None), default=0.0)
+    if not isinstance(truth, Tensor) or not is_value(value):
+        return 0.0 if value == truth else math.inf
+    if isinstance(value, Concrete):
+        return 0.0 if torch.equal(torch.nan_to_num(value.data), torch.nan_to_num(truth)) else math.inf
+    if isinstance(value, Choice):
+        return 0.0 if torch.equal(value.weights.parts[0].argmax(-1), truth) else math.inf
+    return _field_error(value, truth.double())
+
+
+def _field_error(value: Field, truth: Tensor) -> float:
+    found = value.parts[0].expand(truth.shape)
+    for mask, number in ((value.hard, -math.inf), (value.undefined, math.nan)):
+        found = found if mask is None else found.masked_fill(mask, number)
+    if value.soft is not None:  # a smallest number absorbs what is added to it
+        low = truth < 0.9 * torch.finfo(torch.float16).min
+        if bool((value.soft & ~low & truth.isfinite()).any()):
+            return math.inf
+        found, truth = found.masked_fill(value.soft, 0), truth.masked_fill(value.soft, 0)
+    if not torch.equal(found.isfinite(), truth.isfinite()) or not torch.equal(found == -math.inf, truth == -math.inf):
+        return math.inf
+    finite = truth[truth.isfinite()]
+    if not finite.numel():
+        return 0.0
+    gap = (found[found.isfinite()] - finite).abs().max()
+    return float(gap / finite.square().mean().sqrt().clamp(min=1e-6))
