@@ -59,7 +59,8 @@ def build(model: nn.Module, exported: ExportedProgram, taps: tuple[Tap, ...], ex
 def _unread(graph: fx.Graph, sites: dict[str, Site]) -> list[str]:
     """A note on the module outputs that nothing reads: they have values, and rewriting them is in vain."""
     nodes = {node.name: node for node in graph.nodes}
-    unread = [site.address for site in sites.values() if site.kind == "output" and not any(reads(u, site) for u in nodes[site.node].users)]
+    outputs = [site for site in sites.values() if site.kind == "output"]
+    unread = list({site.node: site.address for site in outputs if not any(reads(user, site) for user in nodes[site.node].users)}.values())
     if not unread:
         return []
     shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")

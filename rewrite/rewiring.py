@@ -109,7 +109,7 @@ def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: S
     def law(*values: Tensor) -> list[Tensor]:
         given = list(values[: len(operands)])
         free = dict(zip(named, values[len(operands) :], strict=True))
-        wide = {k: v.reshape(v.shape + (1,) * behind) if k in leaves and v.dim() == 1 and k != "r" else v for k, v in free.items()}
+        wide = {k: v.reshape(v.shape + (1,) * behind) if v.shape == (record.size,) and k != "r" else v for k, v in free.items()}
         given[record.act] = _checked(bound, bound.law.function(given[record.act], **wide, **plain), given[record.act])
         return [family.total(record.equation, given), given[record.act]]
 

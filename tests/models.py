@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Example = dict[str, Tensor]
+Example = dict[str, Any]
 Tiny = tuple[nn.Module, Example]
 
 VOCAB, WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, POSITIONS = 61, 32, 2, 4, 2, 48, 64

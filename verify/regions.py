@@ -223,5 +223,5 @@ class Composition:
 
 
 def first_count(share: float) -> int:
-    """A number of primes to start with: 12 to 20 bits each go into collisions, measured on regions of transformers."""
-    return 3 if share > -14 else 4 if share > -28 else 5
+    """A number of primes to start with: on regions of transformers n primes give about 2^(27 - 18.5 n), measured."""
+    return 3 if share > -26 else 4 if share > -46 else 5

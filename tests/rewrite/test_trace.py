@@ -10,20 +10,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from rewrite.checks import runner
-from rewrite.program import Program
 from rewrite.switches import switched
 from rewrite.trace import trace
 from tests.models import PLAIN, TRANSFORMERS, gpt2, llama, mlp, pair, token_ids, vectors
 
 aten = torch.ops.aten
 ALL = {**TRANSFORMERS, **PLAIN}
-
-
-@pytest.fixture(scope="module")
-def traced() -> dict[str, tuple[nn.Module, dict[str, Tensor], Program]]:
-    """Model, example and program by name."""
-    made = {name: make() for name, make in ALL.items()}
-    return {name: (model, example, trace(model, **example)) for name, (model, example) in made.items()}
 
 
 def flat(model: nn.Module, *args: Any, **kwargs: Any) -> list[Any]:
@@ -34,17 +26,17 @@ def flat(model: nn.Module, *args: Any, **kwargs: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_check_of_the_header_is_bit_identical(traced: Any, name: str) -> None:
-    header = traced[name][2].header
+    header = traced(name)[2].header
     assert header.checks == dict.fromkeys(("outputs", "outputs at another shape", "gradients"), "bit-identical")
     assert header.dynamic == "batch, sequence"
-    assert header.model == type(traced[name][0]).__name__
+    assert header.model == type(traced(name)[0]).__name__
     assert header.torch == torch.__version__
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 2), (2, 7)])
 def test_other_shapes_give_the_models_outputs(traced: Any, name: str, shape: tuple[int, int]) -> None:
-    model, example, program = traced[name]
+    model, example, program = traced(name)
     kwargs = {key: token_ids(*shape) if key == "input_ids" else torch.ones(shape, dtype=torch.int64) for key in example}
     with torch.no_grad():
         for a, b in zip(flat(model, **kwargs), runner(program)((), kwargs), strict=True):
@@ -53,7 +45,7 @@ def test_other_shapes_give_the_models_outputs(traced: Any, name: str, shape: tup
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_gradients_flow_in_grad_mode(traced: Any, name: str) -> None:
-    model, example, program = traced[name]
+    model, example, program = traced(name)
     model.zero_grad()
     runner(program)((), example)[0].square().sum().backward()
     found = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
@@ -67,7 +59,7 @@ def test_gradients_flow_in_grad_mode(traced: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_graph_is_lifted_functional_and_clean(traced: Any, name: str) -> None:
-    program = traced[name][2]
+    program = traced(name)[2]
     kinds = [leaf.kind for leaf in program.leaves.values()]
     assert kinds == sorted(kinds, key=["parameter", "buffer", "constant", "input"].index)
     assert [node.name for node in program.graph.find_nodes(op="placeholder")] == list(program.leaves)
@@ -82,31 +74,31 @@ def test_the_graph_is_lifted_functional_and_clean(traced: Any, name: str) -> Non
 
 @pytest.mark.parametrize("name", ALL)
 def test_tensors_are_the_models_own_under_all_their_names(traced: Any, name: str) -> None:
-    model, _, program = traced[name]
+    model, _, program = traced(name)
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     assert {leaf.name for leaf in program.leaves.values() if leaf.kind in ("parameter", "buffer")} == set(own)
     assert all(program.tensors[key] is tensor for key, tensor in own.items())
 
 
 def test_a_tied_weight_is_read_under_the_name_of_the_module_that_reads_it(traced: Any) -> None:
-    program = traced["gpt2"][2]
+    program = traced("gpt2")[2]
     assert program.tensors["lm_head.weight"] is program.tensors["transformer.wte.weight"]
     readers = {name: [str(user.target) for user in program.nodes[name].users] for name in ("lm_head_weight", "transformer_wte_weight")}
     assert readers == {"lm_head_weight": ["aten.linear.default"], "transformer_wte_weight": ["aten.embedding.default"]}
 
 
 def test_buffers_say_whether_they_persist(traced: Any) -> None:
-    leaves = {leaf.name: leaf for leaf in traced["pair"][2].leaves.values()}
+    leaves = {leaf.name: leaf for leaf in traced("pair")[2].leaves.values()}
     assert leaves["shift"].kind == leaves["scale"].kind == "buffer"
     assert leaves["shift"].persistent and not leaves["scale"].persistent
 
 
 def test_the_calling_convention_is_the_models(traced: Any) -> None:
-    calling = traced["gpt2"][2].calling
+    calling = traced("gpt2")[2].calling
     assert calling.parameters[:2] == ("input_ids", "past_key_values")
     assert calling.outputs == ("logits",)
-    assert traced["pair"][2].calling.outputs == ("sum", "both:0", "both:1")
-    assert traced["mlp"][2].calling.outputs == ("",)
+    assert traced("pair")[2].calling.outputs == ("sum", "both:0", "both:1")
+    assert traced("mlp")[2].calling.outputs == ("",)
     rebuilt = calling.out_spec.unflatten([torch.ones(1)])
     assert type(rebuilt).__name__ == "CausalLMOutputWithCrossAttentions" and "logits" in rebuilt
 

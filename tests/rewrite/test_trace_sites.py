@@ -13,7 +13,7 @@ from rewrite.splice import reads
 from rewrite.switches import switched
 from rewrite.taps import Recorder
 from rewrite.trace import trace
-from tests.models import PLAIN, TRANSFORMERS, passing, vectors
+from tests.models import PLAIN, TRANSFORMERS, vectors
 
 ALL = {**TRANSFORMERS, **PLAIN}
 
@@ -43,9 +43,8 @@ def readers(program: Program, address: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_module_boundary_is_a_site_with_the_eager_value(name: str) -> None:
-    model, example = ALL[name]()
-    program = trace(model, **example)
+def test_every_module_boundary_is_a_site_with_the_eager_value(traced: Any, name: str) -> None:
+    model, example, program = traced(name)
     found, expected = site_values(program, (), example), eager_values(model, (), example)
     assert set(expected) <= set(found)
     assert all(torch.equal(found[address], value) for address, value in expected.items())
@@ -53,9 +52,8 @@ def test_every_module_boundary_is_a_site_with_the_eager_value(name: str) -> None
     assert all("attention_mask" in address for address in extra)  # transformers makes a mask while tracing that it does without in eager mode
 
 
-def test_root_inputs_and_outputs_are_sites() -> None:
-    model, example = TRANSFORMERS["gpt2"]()
-    sites = trace(model, **example).sites_by_address
+def test_root_inputs_and_outputs_are_sites(traced: Any) -> None:
+    sites = traced("gpt2")[2].sites_by_address
     assert sites["@in:input_ids"].node == sites["@in"].node == "input_ids"
     assert sites[":logits"].node == sites["lm_head"].node
     assert sites["transformer:last_hidden_state"].node == sites["transformer"].node
@@ -63,16 +61,14 @@ def test_root_inputs_and_outputs_are_sites() -> None:
     assert sites["transformer.h.0.mlp@in:hidden_states"].scope == sites["transformer.h.0.mlp@in"].scope == "transformer.h.0.mlp"
 
 
-def test_a_module_called_twice_has_two_sites_with_their_own_readers() -> None:
-    model, example = PLAIN["repeated"]()
-    program = trace(model, **example)
+def test_a_module_called_twice_has_two_sites_with_their_own_readers(traced: Any) -> None:
+    program = traced("repeated")[2]
     assert readers(program, "layer@in") == {"layer"} and readers(program, "layer#2@in") == {"layer#2"}
     assert readers(program, "layer") == {""} and readers(program, "layer#2") == {"output"}
 
 
-def test_an_identity_has_readers_of_its_own() -> None:
-    model, example = passing()
-    program = trace(model, **example)
+def test_an_identity_has_readers_of_its_own(traced: Any) -> None:
+    program = traced("passing")[2]
     assert readers(program, "up") == {"same", "right"}
     assert readers(program, "same@in") == {"same"}
     assert readers(program, "same") == {"left"} == readers(program, "left@in")
@@ -80,9 +76,8 @@ def test_an_identity_has_readers_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("address", "changed"), [("up", "both"), ("same", "left"), ("same@in", "left"), ("left@in", "left"), ("right@in", "right")])
-def test_rewiring_a_site_moves_its_own_readers_only(address: str, changed: str) -> None:
-    model, example = passing()
-    program = trace(model, **example)
+def test_rewiring_a_site_moves_its_own_readers_only(traced: Any, address: str, changed: str) -> None:
+    model, example, program = traced("passing")
     site, graph, image = program.sites_by_address[address], fx.Graph(), {}
     graph.output(graph.graph_copy(program.graph, image))
     old = image[program.nodes[site.node]]
