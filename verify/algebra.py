@@ -166,7 +166,7 @@ class Algebra:
     def inverse(self, x: Value) -> Field:
         """1 / x, undefined where x is zero; the division is noted unless x is a plain number."""
         x = self.plain(x)
-        parts, zero = self.math.inverse(tuple(part.double() for part in x.parts))
+        parts, zero = self.math.inverse(x.parts)
         if x.degree != CONSTANT:
             self.world.tally.note(self.world.tally.divisions, self.node)
             self.world.tally.zero_denominators += int(zero.sum())

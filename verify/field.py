@@ -96,7 +96,8 @@ class Modular:
 
     def power(self, i: int, base: Tensor, exponent: int) -> Tensor:
         """`base` to a non-negative power, by repeated squaring."""
-        result, square = torch.ones_like(base), base
+        square = base.double()
+        result = torch.ones_like(square)
         while exponent:
             if exponent & 1:
                 result = self.tidy(i, result * square)

@@ -170,7 +170,7 @@ class Reshaping(nn.Module):
 def test_dynamic_falls_back_to_the_batch_then_to_nothing() -> None:
     torch.manual_seed(0)
     program = trace(Recurrent().eval(), torch.randn(2, 5, 6))
-    assert program.header.dynamic in ("batch", "static") and program.header.checks["outputs"] == "bit-identical"
+    assert program.header.dynamic == "batch"
     assert trace(Reshaping().eval(), torch.randn(2, 7, 3)).header.dynamic == "static"
 
 

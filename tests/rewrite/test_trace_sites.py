@@ -192,3 +192,29 @@ def test_a_site_that_nobody_reads_keeps_its_value_and_is_noted() -> None:
     assert torch.equal(site_values(program, (x,), {})["probe"], model.probe(x))
     assert readers(program, "probe") == set()
     assert program.header.notes == ("1 site that nothing reads: probe",)
+
+
+class Overwritten(nn.Module):
+    """Writes in place to what its modules were given and gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.same, self.drop, self.act = nn.Linear(6, 6), nn.Identity(), nn.Dropout(0.5), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.same(self.up(x))
+        y[..., 0] = 0
+        z = self.act(self.drop(y))
+        z.view(-1)[1:3].add_(1)
+        return self.up(z) + y
+
+
+def test_a_site_is_the_value_at_the_time_of_the_call() -> None:
+    torch.manual_seed(0)
+    model, x = Overwritten().eval(), torch.randn(2, 3, 6)
+    program = trace(model, x)
+    found, expected = site_values(program, (x,), {}), eager_values(model, (x,), {})
+    assert set(found) - {"@in:x", "@in", ":0"} == set(expected)
+    assert all(torch.equal(found[address], value) for address, value in expected.items())
+    assert not torch.equal(found["same"], found["drop@in"])
+    assert program.header.checks["gradients"] == "unchecked, the model's own backward fails (RuntimeError)"

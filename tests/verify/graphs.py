@@ -22,6 +22,9 @@ def graph_of(function: Callable[..., Any], *inputs: Tensor) -> tuple[fx.Graph, d
     with torch.no_grad():
         module = make_fx(function, pre_dispatch=True)(*inputs)
     nodes = list(module.graph.nodes)
+    for node in nodes:
+        if node.target is torch.ops.aten.detach_.default:  # what make_fx makes of a literal tensor
+            node.target = torch.ops.aten.detach.default
     data = dict(zip((n.name for n in nodes if n.op == "placeholder"), inputs, strict=True))
     data.update((n.name, getattr(module, n.target).detach()) for n in nodes if n.op == "get_attr")
     outputs = module.graph.output_node().args[0]

@@ -136,7 +136,7 @@ def as_strided(a: Algebra, *_: Any) -> Value:
 
 
 MOVERS = (
-    aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default, aten.movedim.intlist, aten.movedim.int,
+    aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default, aten.mT.default, aten.movedim.intlist, aten.movedim.int,
     aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.expand.default, aten.broadcast_to.default,
     aten.flatten.using_ints, aten.unflatten.int, aten.slice.Tensor, aten.select.int, aten.narrow.default, aten.split.Tensor,
     aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, aten.cat.default, aten.stack.default, aten.repeat.default,

@@ -60,8 +60,7 @@ def power(a: Algebra, x: Value, exponent: Value) -> Field:
     if float(exponent).is_integer() and abs(exponent) <= 64:
         return a.power(x, int(exponent))
     if exponent in (0.5, -0.5):
-        root = a.oracle("rsqrt", x)
-        return a.inverse(root) if exponent > 0 else root
+        return root(a, x) if exponent > 0 else a.oracle("rsqrt", x)
     return a.oracle(f"pow {float(exponent)!r}", x)
 
 
@@ -150,6 +149,11 @@ def variance(a: Algebra, x: Value, dims: Any = None, *, correction: float | None
     return a.scale(a.sum(a.mul(centred, centred), over, keepdim), 1 / (Fraction(count) - Fraction(1 if correction is None else correction)))
 
 
+def root(a: Algebra, x: Value) -> Field:
+    """The square root: one over rsqrt, so that their product is one."""
+    return a.inverse(a.oracle("rsqrt", x))
+
+
 def convolution(
     a: Algebra, x: Value, w: Value, bias: Value, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int
 ) -> Field:
@@ -219,6 +223,8 @@ TABLE: Table = {
     aten.var.correction: variance,
     aten.var.default: lambda a, x, unbiased=True: variance(a, x, correction=int(unbiased)),
     aten.var.dim: lambda a, x, dims, unbiased=True, keepdim=False: variance(a, x, dims, correction=int(unbiased), keepdim=keepdim),
+    aten.std.correction: lambda a, x, dims=None, **kwargs: root(a, variance(a, x, dims, **kwargs)),
+    aten.std.dim: lambda a, x, dims, unbiased=True, keepdim=False: root(a, variance(a, x, dims, correction=int(unbiased), keepdim=keepdim)),
     aten.var_mean.correction: lambda a, x, dims=None, correction=None, keepdim=False: (
         variance(a, x, dims, correction=correction, keepdim=keepdim),
         mean(a, x, dims, keepdim),

@@ -1,0 +1,1 @@
+"""What one does with terms: the command line, and the bundled demonstration."""
