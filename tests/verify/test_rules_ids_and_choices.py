@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,10 +102,14 @@ def routed(x: Tensor, w: Tensor) -> Tensor:
 W = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
 
 
+def with_row_moved(i: int) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, w: routed(x, w.select_scatter(w[i] + 1, 0, i))
+
+
 def test_a_choice_is_soft_so_every_expert_counts() -> None:
     assert compare(routed, lambda x, w: routed(x, w - w[2]) + w[2] * x.softmax(-1).topk(2)[0].sum(-1, keepdim=True), X, W).equal
     for i in range(6):
-        assert compare(routed, lambda x, w, i=i: routed(x, w.select_scatter(w[i] + 1, 0, i)), X, W).unequal
+        assert compare(routed, with_row_moved(i), X, W).unequal
 
 
 def test_routing_in_other_words_agrees() -> None:

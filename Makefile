@@ -1,0 +1,44 @@
+# Every target sets up what it needs: a virtual environment in .venv, made once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# the newest torch that has a CPU-only file where it is mirrored; a wider range would fetch gigabytes of CUDA
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo test test-slow bench clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed ## the main job on the bundled model: rewrite, prove, ablate, save, export
+	$(BIN)/tautomer demo
+
+test: $(VENV)/.installed-dev ## all checks: ruff, pyright, import floors, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(VENV)/.installed-dev ## the suites that take minutes
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+bench: $(VENV)/.installed-dev ## seconds and ratios, one thread
+	$(BIN)/python -m benchmarks.gpt2
+	$(BIN)/python -m benchmarks.splits
+
+clean: ## removes the virtual environment and build products
+	rm -rf $(VENV) build dist *.egg-info
