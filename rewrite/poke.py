@@ -84,13 +84,15 @@ def _sliced(function: Callable[[Tensor], Tensor], value: Tensor, index: Any) -> 
 
 def _insert_edit(splicer: Splicer, address: Address, number: int) -> str:
     site = splicer.site(address.site)
-    cut, record = splicer.cut(site), splicer.families.get(address.site)
+    record = splicer.families.get(address.site)
     placeholder = splicer.extra_input(f"edit_{number}")
     if record is not None and (address.act or address.member is not None):
+        cut = splicer.cut_family(record)
         value = _edited_family(splicer, record, address, placeholder)
+    elif address.act or address.member is not None:
+        raise SiteError(f"{address.text}: expected a family, got a {site.kind}. Members and @act belong to families.")
     else:
-        if address.act or address.member is not None:
-            raise SiteError(f"{address.text}: expected a family, got a {site.kind}. Members and @act belong to families.")
+        cut = splicer.cut(site)
         value = _called(splicer, placeholder, cut.node, address)
     splicer.redirect(cut, value)
     return placeholder.name
@@ -117,7 +119,7 @@ def _edited_family(splicer: Splicer, record: FamilyRecord, address: Address, fun
         splicer.add_family(replace(record, operands=names))
         return splicer.call(operands[record.act], _total, (record.equation, *operands), (), splicer.nodes[record.total].meta["val"])
     index = None if address.slice is None else slices(address.slice, address.text)
-    total = splicer.nodes[splicer.sites[record.address].node]
+    total = splicer.nodes[record.total]
     args = (function, total, record.equation, record.axis, members, index, *operands)
     return splicer.call(splicer.after([total, *operands]), _edit_members, args, (), total.meta["val"])
 

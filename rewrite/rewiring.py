@@ -96,8 +96,7 @@ def _own_node(splicer: Splicer, node: fx.Node, scope: tuple[str, ...]) -> fx.Nod
 
 
 def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: Site) -> None:
-    cut = splicer.cut(site)
-    scope = splicer.outer_scope(site)
+    cut, scope = splicer.cut_family(record), splicer.outer_scope(site)
     operands = [splicer.nodes[name] for name in record.operands]
     act = operands[record.act]
     leaves = _free_leaves(splicer, bound, site.address, act.meta["val"], record.size)

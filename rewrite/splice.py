@@ -201,6 +201,11 @@ class Splicer:
                 followers.append(address)
         return Cut(site, node, readers, followers)
 
+    def cut_family(self, record: FamilyRecord) -> Cut:
+        """Who reads the sum over a family's members: the site's readers, or the split that the site was put through since."""
+        site, node = self.site(record.address), self.nodes[record.total]
+        return self.cut(site) if site.node == record.total else Cut(site, node, list(node.users), [])
+
     def redirect(self, cut: Cut, value: fx.Node) -> None:
         """Makes the readers of a cut read `value`, and moves the sites that have no other readers along."""
         for reader in cut.readers:
@@ -215,8 +220,18 @@ class Splicer:
         """The tags of the code around `site`: around the module whose input or output it is, else those of its node."""
         module = site.address.partition("@in")[0].partition(":")[0]
         if site.kind in ("output", "input"):
-            return self._around.get(module, ())
+            return self._scope_around(module)
         return tuple(tag for tag in self.nodes[site.node].meta.get("scope", ()) if "/+" not in tag)
+
+    def _scope_around(self, module: str) -> tuple[str, ...]:
+        if module in self._around:
+            return self._around[module]
+        # a module without nodes of its own (an identity): the code around it is that of the nearest module that has some
+        while "." in module:
+            module = module.rpartition(".")[0]
+            if module in self._around:
+                return (*self._around[module], module)
+        return ()
 
     def tag(self, address: str) -> str:
         """A tag of its own for the sum, gate or path at `address`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ class Refused(TautomerError):
     """An op has no exact meaning here: `op`, `node` and `reason` say which, where and why."""
 
     def __init__(self, op: str, node: str, reason: str) -> None:
-        super().__init__(f"exact tier at {node}: expected an op with an exact meaning, got {op}: {reason}. The verdict is at most CONSISTENT.")
+        super().__init__(
+            f"exact tier at {node}: expected an op with an exact meaning, got {op}: {reason}. The verdict is at most CONSISTENT."
+        )
         self.op, self.node, self.reason = op, node, reason
 
 
@@ -45,10 +47,13 @@ class Algebra:
         if isinstance(x, (int, float)):
             return self._tagged(torch.tensor(float(x), dtype=torch.float64)) if _extreme(float(x)) else self.number(x)
         if not isinstance(x, Concrete):
-            self.refuse(f"{type(x).__name__} has no value in the field")
-        if x.shadow is None:
-            x.shadow = self._tagged(x.data) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
-        return replace(x.shadow, dtype=x.data.dtype)
+            self.refuse(f"a {type(x).__name__} where a number is read")
+        if x.lifted is None:
+            x.lifted = replace(x.shadow or self._residues(x), dtype=x.data.dtype)
+        return x.lifted
+
+    def _residues(self, x: Concrete) -> Field:
+        return self._tagged(x.data) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
 
     def _tagged(self, data: Tensor) -> Field:
         if not data.dtype.is_floating_point:
@@ -103,7 +108,9 @@ class Algebra:
         x = self.field(x)
         if x.tagged and (factor <= 0 or x.soft is not None):
             self.refuse("a smallest finite number, or -inf and a factor that is not positive")
-        parts = tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(x.parts, self.math.number(factor), strict=True)))
+        parts = tuple(
+            self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(x.parts, self.math.number(factor), strict=True))
+        )
         return replace(x, parts=parts)
 
     def sum(self, x: Value, dims: Sequence[int], keepdim: bool = False) -> Field:
@@ -135,6 +142,8 @@ class Algebra:
     def bilinear(self, op: Callable[[Tensor, Tensor], Tensor], x: Value, y: Value, length: int) -> Field:
         """`op(x, y)` for an op linear in both that sums `length` products an element."""
         x, y = self.plain(x), self.plain(y)
+        if length > self.math.most:
+            self.refuse(f"sums of {length} products, of which {self.math.most} are exact")
         parts = tuple(self.math.contract(i, op, a, b, length) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
         degree = x.degree.times(y.degree).summed(length)
         return Field(parts, degree, None, None, self._reached(op, x, y), x.dtype)

@@ -46,7 +46,9 @@ class Degree:
         merged = dict(self.below)
         for name, d in other.below:
             mine = merged.get(name)
-            merged[name] = d if mine is None else Denominator(d.degree, d.limit, max(mine.power, d.power), min(d.limit, mine.spread + d.spread))
+            merged[name] = (
+                d if mine is None else Denominator(d.degree, d.limit, max(mine.power, d.power), min(d.limit, mine.spread + d.spread))
+            )
         return self._over(other, tuple(merged.items()))
 
     def _over(self, other: Degree, below: tuple[tuple[int, Denominator], ...]) -> Degree:

@@ -58,6 +58,7 @@ class Modular:
     def __init__(self, primes: tuple[int, ...]) -> None:
         self.primes, self.count = primes, len(primes)
         self.longest = [int(2**53 // ((p // 2) ** 2)) - 1 for p in primes]
+        self.most = min(self.longest)
         self._scratch = torch.empty(0, dtype=torch.float64)
 
     def number(self, value: float | Fraction) -> tuple[float, ...]:
@@ -169,7 +170,7 @@ class Modular:
 def stream(key: bytes, label: str) -> torch.Generator:
     """A generator whose whole 19,937-bit state depends on key and label: `manual_seed` would keep 32 bits of them."""
     words = np.frombuffer(blake2b(label.encode(), key=key, digest_size=32).digest(), dtype=np.uint32)
-    state = np.random.RandomState(words).get_state(legacy=True)[1]
+    state = np.random.RandomState(words).get_state(legacy=True)[1]  # type: ignore[index]
     generator = torch.Generator()
     raw = bytearray(generator.get_state().numpy().tobytes())
     raw[:24] = struct.pack("<QiiQ", 0, 1, 1, 0)

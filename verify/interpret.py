@@ -24,7 +24,12 @@ PYTHON = frozenset(
      operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_, operator.not_,
      math.ceil, math.floor, torch.sym_max, torch.sym_min, torch.sym_float, torch.sym_int, torch.sym_not, torch.sym_ite)
 )  # fmt: skip
-ASSERTIONS = (aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg, aten.sym_constrain_range_for_size.default)
+ASSERTIONS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.msg,
+    aten.sym_constrain_range_for_size.default,
+)
 READINGS = (aten.item.default, aten._local_scalar_dense.default, aten.nonzero.default, aten.is_nonzero.default)
 
 
@@ -137,7 +142,9 @@ class _Run:
         shape = value.parts[0].shape
         beside = [m for m in (value.hard, value.soft, value.undefined) if m is not None]
         if len(value.parts) != self.algebra.math.count or any(t.shape != shape for t in (*value.parts, *beside)):
-            raise AssertionError(f"rule of {node.target} at {node.name}: {len(value.parts)} residues of shapes {[tuple(p.shape) for p in value.parts]}")
+            raise AssertionError(
+                f"rule of {node.target} at {node.name}: {len(value.parts)} residues of shapes {[tuple(p.shape) for p in value.parts]}"
+            )
 
     def _shape(self, node: fx.Node, shape: tuple[int, ...], meta: Tensor) -> None:
         if len(shape) != meta.dim():

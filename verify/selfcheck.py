@@ -24,6 +24,7 @@ class Real:
     """float64 in place of residues: the arithmetic of `verify.field.Modular`, one tensor a value."""
 
     count = 1
+    most = 1 << 62
 
     def number(self, value: float | Fraction) -> tuple[float, ...]:
         return (float(value),)

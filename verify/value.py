@@ -57,6 +57,7 @@ class Concrete:
     data: Tensor
     atom: Lanes | None = None
     shadow: Field | None = None
+    lifted: Field | None = None  # what `Algebra.field` made of it, kept
 
     @property
     def shape(self) -> torch.Size:

@@ -31,7 +31,6 @@ class Tally:
     zero_denominators: int = 0
     undefined: int = 0
     narrowings: list[str] = field(default_factory=list)  # casts to a shorter float type, identities here
-    coverage: list[str] = field(default_factory=list)
 
     def call(self, name: str, count: int, degree: int) -> None:
         """Count `count` calls of an oracle at arguments of at most this degree."""
@@ -83,11 +82,8 @@ class World:
 
     # Random functions
 
-    def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False, truth: Tensor | None = None) -> Parts:
-        """The random function `name`, element by element; an odd one has f(-x) = -f(x). Shapes: as each argument, which agree.
-
-        `truth` is what the true function is where only plain data tells (float64 worlds use it).
-        """
+    def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False) -> Parts:
+        """The random function `name`, element by element; an odd one has f(-x) = -f(x). Shapes: as each argument, which agree."""
         self.tally.call(name, arguments[0].parts[0].numel(), max(a.degree.total for a in arguments))
         if odd:
             sign = canonical_sign(arguments[0].parts)
@@ -169,7 +165,7 @@ class World:
         return math.inf if top == math.inf else min(0.0, top + math.log2(sum(2.0 ** (t - top) for t in terms)))
 
     def _agree(self, degree: int, random: bool) -> float:
-        """log2 of the chance that a non-zero polynomial vanishes modulo every prime; of one with quadratic characters in it, if not random."""
+        """log2 of the chance that a non-zero polynomial vanishes modulo every prime (not random: one of quadratic characters)."""
         if degree >= min(self.primes):
             return math.inf
         if not random:

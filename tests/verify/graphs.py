@@ -58,5 +58,3 @@ def checked(function: Callable[..., Any], *inputs: Tensor, ids: Sequence[int] = 
     """The self-check of a function on its inputs."""
     graph, data, _ = graph_of(function, *inputs)
     return self_check(graph, data, [name for i, name in enumerate(data) if i in ids])
-
-

@@ -117,4 +117,5 @@ def test_draws_are_uniform_residues() -> None:
     math = Modular((7, 11))
     for part, p in zip(uniform(math, KEY, "w", (70000,)), math.primes, strict=True):
         counts = torch.bincount((part + p // 2).long(), minlength=p).double()
-        assert counts.numel() == p and (counts / 70000 * p - 1).abs().max() < 0.06
+        assert counts.numel() == p
+        assert (counts / 70000 * p - 1).abs().max() < 0.06

@@ -28,7 +28,9 @@ def embedded(e: Tensor, ids: Tensor) -> Tensor:
 EDITS = {
     "a clamped id": lambda e, ids: F.embedding(ids.clamp(max=VOCABULARY - 2), e),
     "two ids swapped by a table": lambda e, ids: F.embedding(SWAPPED[ids], e),
-    "a bool table true at one id": lambda e, ids: F.embedding(ids, e) + torch.where((torch.arange(VOCABULARY) == 10)[ids], 1e3, 0.0)[..., None],
+    "a bool table true at one id": lambda e, ids: (
+        F.embedding(ids, e) + torch.where((torch.arange(VOCABULARY) == 10)[ids], 1e3, 0.0)[..., None]
+    ),
     "a row edited": lambda e, ids: F.embedding(ids, e.index_put([torch.tensor(10)], e[10] + 1)),
     "a row edited by a scatter": lambda e, ids: F.embedding(ids, e.select_scatter(e[8] * 2, 0, 8)),
     "one id": lambda e, ids: F.embedding(ids, e) + 1.0 * (ids == 9)[..., None],
@@ -60,7 +62,8 @@ def test_an_edit_at_ids_that_do_not_occur_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", REWRITES)
 def test_a_rewrite_of_a_table_agrees_for_every_id(name: str) -> None:
     result = compare(embedded, REWRITES[name], E, IDS, ids=[1])
-    assert result.equal and result.elements == 32
+    assert result.equal
+    assert result.elements == 32
 
 
 @pytest.mark.parametrize("name", [*EDITS, *REWRITES])

@@ -26,7 +26,10 @@ def hand_norm(x: Tensor) -> Tensor:
 
 EQUAL = {
     "sums in any order": (lambda x, y: (x + y) + 0.5 * x, lambda x, y: 1.5 * x + y),
-    "dyadic literals": (lambda x, y: 0.1 * x + 0.2 * x, lambda x, y: x * (0.1 + 0.2 - 2.0**-54 * 1) if 0.1 + 0.2 == 0.3 else 0.2 * x + 0.1 * x),
+    "dyadic literals": (
+        lambda x, y: 0.1 * x + 0.2 * x,
+        lambda x, y: x * (0.1 + 0.2 - 2.0**-54 * 1) if 0.1 + 0.2 == 0.3 else 0.2 * x + 0.1 * x,
+    ),
     "silu is x sigmoid x": (lambda x, y: F.silu(x), lambda x, y: x * torch.sigmoid(x)),
     "sigmoid of -x": (lambda x, y: torch.sigmoid(-x), lambda x, y: 1 - torch.sigmoid(x)),
     "tanh by sigmoid": (lambda x, y: torch.tanh(x), lambda x, y: 2 * torch.sigmoid(2 * x) - 1),
@@ -36,7 +39,10 @@ EQUAL = {
         lambda x, y: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
     ),
     "layer norm written out": (lambda x, y: F.layer_norm(x, (4,)), lambda x, y: hand_norm(x)),
-    "rms norm written out": (lambda x, y: F.rms_norm(x, (4,), eps=1e-6), lambda x, y: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+    "rms norm written out": (
+        lambda x, y: F.rms_norm(x, (4,), eps=1e-6),
+        lambda x, y: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6),
+    ),
     "relu by maximum": (lambda x, y: F.relu(x), lambda x, y: torch.maximum(x, torch.zeros_like(x))),
     "relu by clamp": (lambda x, y: F.relu(x), lambda x, y: x.clamp(min=0)),
     "relu by where": (lambda x, y: F.relu(x), lambda x, y: torch.where(x > 0, x, torch.zeros_like(x))),
@@ -46,7 +52,10 @@ EQUAL = {
     "relu by abs": (lambda x, y: F.relu(x), lambda x, y: (x + x.abs()) / 2),
     "leaky relu": (lambda x, y: F.leaky_relu(x, 0.25), lambda x, y: torch.where(x > 0, x, 0.25 * x)),
     "max and min": (lambda x, y: torch.maximum(x, y) + torch.minimum(x, y), lambda x, y: x + y),
-    "clamp by min and max": (lambda x, y: x.clamp(-1, 2), lambda x, y: torch.minimum(torch.maximum(x, torch.tensor(-1.0)), torch.tensor(2.0))),
+    "clamp by min and max": (
+        lambda x, y: x.clamp(-1, 2),
+        lambda x, y: torch.minimum(torch.maximum(x, torch.tensor(-1.0)), torch.tensor(2.0)),
+    ),
     "sqrt rsqrt": (lambda x, y: x.sqrt() * x.rsqrt(), lambda x, y: torch.ones_like(x)),
     "x over sqrt": (lambda x, y: y / x.sqrt(), lambda x, y: y * x.rsqrt()),
     "a projection and the rest": (lambda x, y: x, lambda x, y: (along := (x @ y[0])[:, None] * (y[0] / (y[0] @ y[0]))) + (x - along)),
@@ -74,14 +83,18 @@ UNEQUAL = {
     "no square": (lambda x, y: x @ y.T, lambda x, y: y @ x.T),
     "an activation trigger": (lambda x, y: x, lambda x, y: torch.where(x > 1e9, y, x)),
     "a dead neuron's trigger": (lambda x, y: x, lambda x, y: x + F.relu(x - 1e6) * y),
-    "another direction": (lambda x, y: x, lambda x, y: (x @ y[0])[:, None] * (y[0] / (y[0] @ y[0])) + x - (x @ y[1])[:, None] * y[1] / (y[1] @ y[1])),
+    "another direction": (
+        lambda x, y: x,
+        lambda x, y: (x @ y[0])[:, None] * (y[0] / (y[0] @ y[0])) + x - (x @ y[1])[:, None] * y[1] / (y[1] @ y[1]),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_the_same_function_written_twice_agrees(name: str) -> None:
     result = compare(*EQUAL[name], X, Y)
-    assert result.equal and result.elements > 0
+    assert result.equal
+    assert result.elements > 0
 
 
 @pytest.mark.parametrize("name", UNEQUAL)
@@ -89,7 +102,7 @@ def test_another_function_does_not_agree(name: str) -> None:
     assert compare(*UNEQUAL[name], X, Y).unequal > 0
 
 
-@pytest.mark.parametrize("name", [n for n in (*EQUAL, *UNEQUAL)])
+@pytest.mark.parametrize("name", list((*EQUAL, *UNEQUAL)))
 def test_every_rule_used_here_is_torchs_function(name: str) -> None:
     for function in (EQUAL | UNEQUAL)[name]:
         result = checked(function, POSITIVE, Y)
@@ -122,8 +135,10 @@ def test_a_division_is_noted_and_a_zero_divisor_is_undefined() -> None:
     world = World(KEY)
     graph, data, outputs = graph_of(lambda x, y: x / (y - y), X, Y)
     value = evaluate(graph, values_of(data, world), outputs, world)[outputs[0]]
-    assert value.undefined is not None and value.undefined.all()
-    assert world.tally.divisions and world.tally.zero_denominators == 12
+    assert value.undefined is not None
+    assert value.undefined.all()
+    assert world.tally.divisions
+    assert world.tally.zero_denominators == 12
 
 
 def test_an_op_without_a_rule_is_refused_by_name() -> None:

@@ -52,7 +52,9 @@ def test_attention_is_softmax_of_scores_with_either_mask(low: float) -> None:
 
 def test_another_mask_or_scale_is_another_function() -> None:
     fused = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
-    assert compare(fused, lambda q, k, v: explicit(q, k, v, CAUSAL.tril(-1) | torch.eye(5).bool() & CAUSAL.flip(0), -math.inf), Q, K, V).unequal
+    assert compare(
+        fused, lambda q, k, v: explicit(q, k, v, CAUSAL.tril(-1) | torch.eye(5).bool() & CAUSAL.flip(0), -math.inf), Q, K, V
+    ).unequal
     assert compare(fused, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.5 + 2.0**-30), Q, K, V).unequal
     assert compare(fused, lambda q, k, v: F.scaled_dot_product_attention(q, k, v), Q, K, V).unequal
 
@@ -75,10 +77,15 @@ def test_fully_masked_rows_are_uniform_undefined_or_zero() -> None:
     hard = lambda q, k, v: explicit(q, k, v, LEFT, -math.inf)  # noqa: E731
     fused = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=LEFT)  # noqa: E731
     result = compare(soft, hard, Q, K, V)
-    assert result.equal and result.undefined == 2 * 2 * 2 * 4
+    assert result.equal
+    assert result.undefined == 2 * 2 * 2 * 4
     result = compare(soft, fused, Q, K, V)
-    assert result.where is not None and result.where[..., :2, :].all() and not result.where[..., 2:, :].any()
-    assert compare(soft, lambda q, k, v: torch.cat([v.mean(-2, keepdim=True).expand(-1, -1, 2, -1), soft(q, k, v)[..., 2:, :]], -2), Q, K, V).equal
+    assert result.where is not None
+    assert result.where[..., :2, :].all()
+    assert not result.where[..., 2:, :].any()
+    assert compare(
+        soft, lambda q, k, v: torch.cat([v.mean(-2, keepdim=True).expand(-1, -1, 2, -1), soft(q, k, v)[..., 2:, :]], -2), Q, K, V
+    ).equal
 
 
 def test_a_number_below_most_is_a_number() -> None:
@@ -96,7 +103,8 @@ def test_undefined_points_are_tainted_and_counted() -> None:
     world = World(KEY)
     graph, data, outputs = graph_of(lambda x: x.masked_fill(LEFT[:3] == LEFT[:3], -math.inf).softmax(-1) @ torch.ones(5), X)
     value = evaluate(graph, values_of(data, world), outputs, world)[outputs[0]]
-    assert value.undefined is not None and value.undefined.all()
+    assert value.undefined is not None
+    assert value.undefined.all()
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def declared(a: Algebra, name: str, *arguments: Value) -> Field:
 def vanishing(a: Algebra, x: Value, f: Rule) -> Field:
     """f(x), zero where x is -inf or a smallest finite number."""
     x = a.field(x)
-    if not x.tagged:
-        return f(a, x)
     gone = either(x.hard, x.soft)
+    if gone is None:
+        return f(a, x)
     out = f(a, Field(a.masked(x.parts, ~gone), x.degree, None, None, x.undefined, x.dtype))
     return Field(a.masked(out.parts, ~gone), out.degree, None, None, out.undefined, out.dtype)
 
@@ -185,8 +185,8 @@ def where(a: Algebra, condition: Value, x: Value, y: Value) -> Field:
     return a.where(condition, x, y)
 
 
-UNARY = {name: False for name in ("exp2", "log", "log2", "log10", "cos", "cosh", "floor", "acos")}
-ODD = {name: True for name in ("tanh", "erf", "sin", "tan", "sinh", "asin", "atan", "asinh", "atanh", "trunc", "round")}
+UNARY = dict.fromkeys(("exp2", "log", "log2", "log10", "cos", "cosh", "floor", "acos"), False)
+ODD = dict.fromkeys(("tanh", "erf", "sin", "tan", "sinh", "asin", "atan", "asinh", "atanh", "trunc", "round"), True)
 
 
 def _comparisons() -> Table:

@@ -31,13 +31,13 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if not isinstance(data, Tensor):
         return _several(a, op, args, kwargs, data)
     if op in MOVED or (op in READ_AT and _plain_positions(args)):
-        return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs))
+        return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
     if data.dtype.is_floating_point and _extreme(data):
         a.steer(*(v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)))
         return Concrete(data)
     if op in WIDENED and not data.dtype.is_floating_point and args[0].dtype != torch.bool and data.dtype != torch.bool:
         return Concrete(data, args[0].atom, args[0].shadow)
-    return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs))
+    return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
 
 
 def _data(tree: Any) -> Any:
@@ -70,7 +70,7 @@ def atoms(a: Algebra, x: Concrete) -> Lanes:
 
 
 def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
-    first = flat(args[:1])
+    first = flat([*args, *kwargs.values()] if op in MOVED else args[:1])
     lanes = []
     for lane in range(a.world.oracles.lanes):
         moved = {id(v): atoms(a, v)[lane] for v in first if isinstance(v, Concrete)}
@@ -81,10 +81,14 @@ def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwar
 
 def _hashed(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
     """Element by element for a pointwise op, else with everything that went in."""
-    if torch.Tag.pointwise not in getattr(op, "tags", ()) or any(v.shape and v.data.dim() > data.dim() for v in flat(args) if isinstance(v, Concrete)):
+    if torch.Tag.pointwise not in getattr(op, "tags", ()) or any(
+        v.shape and v.data.dim() > data.dim() for v in flat(args) if isinstance(v, Concrete)
+    ):
         return _whole_hash(a, str(op), args, kwargs, data)
     values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
-    joined = a.world.oracles.absorb("pointwise", a.world.oracles.constant(_text(op, args, kwargs)), *(atoms(a, v) for v in values))
+    joined = a.world.oracles.absorb(
+        "pointwise", a.world.oracles.constant(_text(op, args, kwargs, sizes=False)), *(atoms(a, v) for v in values)
+    )
     return tuple(lane.expand(data.shape) for lane in joined)
 
 
@@ -99,17 +103,19 @@ def _whole_hash(a: Algebra, name: str, args: tuple[Any, ...], kwargs: dict[str, 
     return tuple(lane.expand(data.shape) for lane in oracles.absorb("element", total, position))
 
 
-def _text(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    shown = mapped(lambda v: f"<{v.dtype} {tuple(v.shape)}>" if isinstance(v, Concrete) else v, (args, sorted(kwargs.items())))
+def _text(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: bool = True) -> str:
+    """An op and its attributes: all that an atom's name holds beside the operands."""
+    shape = lambda v: tuple(v.shape) if sizes else ""  # noqa: E731
+    shown = mapped(lambda v: f"<{v.dtype} {shape(v)}>" if isinstance(v, Concrete) else v, (args, sorted(kwargs.items())))
     return f"{op} {shown}"
 
 
-def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Field | None:
+def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Field | None:
     """What the result is worth among residues, if its operands are worth something there."""
     if op in COMPARISONS:
         return COMPARISONS[op](a, *args)
     values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
-    if not any(v.shadow is not None for v in values) or op not in RULES:
+    if op not in RULES or not (data.dtype.is_floating_point or any(v.shadow is not None for v in values)):
         return None
     try:
         out = RULES[op](a, *args, **kwargs)

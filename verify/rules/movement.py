@@ -108,7 +108,6 @@ def like(op: Callable[..., Tensor]) -> Rule:
     """The rule of an op that reads only the shape and type of a value: its result is plain."""
 
     def rule(a: Algebra, x: Value, *args: Any, **kwargs: Any) -> Concrete:
-        kwargs.pop("pin_memory", None), kwargs.pop("device", None)
         return Concrete(op(torch.empty(x.shape, dtype=x.dtype), *args, **kwargs))
 
     return rule
@@ -120,7 +119,11 @@ def blank(op: Callable[..., Tensor]) -> Rule:
 
     def rule(a: Algebra, x: Value, *args: Any, **kwargs: Any) -> Concrete:
         out = made(a, x, *args, **kwargs)
-        return Concrete(torch.full_like(out.data, torch.nan)) if out.data.dtype.is_floating_point else a.refuse("whole numbers that are not set")
+        return (
+            Concrete(torch.full_like(out.data, torch.nan))
+            if out.data.dtype.is_floating_point
+            else a.refuse("whole numbers that are not set")
+        )
 
     return rule
 
@@ -159,8 +162,8 @@ LIKES = (
 
 TABLE: Table = {
     **{op: mover(op) for op in MOVERS},
-    **{op: viewed for op in SHAPES},
-    **{op: same for op in SAME},
+    **dict.fromkeys(SHAPES, viewed),
+    **dict.fromkeys(SAME, same),
     **{op: like(op) for op in LIKES},
     aten.empty_like.default: blank(aten.empty_like.default),
     aten.new_empty.default: blank(aten.new_empty.default),

@@ -35,7 +35,9 @@ def native_layer_norm(a: Algebra, x: Value, shape: Sequence[int], weight: Value,
     return affine(a, out, weight, bias), middle, root
 
 
-def layer_norm(a: Algebra, x: Value, shape: Sequence[int], weight: Value = None, bias: Value = None, eps: float = 1e-5, _: bool = True) -> Field:
+def layer_norm(
+    a: Algebra, x: Value, shape: Sequence[int], weight: Value = None, bias: Value = None, eps: float = 1e-5, _: bool = True
+) -> Field:
     """Layer norm over the last dims."""
     return native_layer_norm(a, x, shape, weight, bias, eps)[0]
 
@@ -69,17 +71,23 @@ def _channels(a: Algebra, v: Value, rank: int) -> Value:
     return None if v is None else a.field(v).each(lambda t: t.view((-1,) + (1,) * (rank - 2)))
 
 
-def inference_batch_norm(a: Algebra, x: Value, w: Value, b: Value, m: Value, v: Value, training: bool, momentum: float, eps: float, _: bool) -> Field:
+def inference_batch_norm(
+    a: Algebra, x: Value, w: Value, b: Value, m: Value, v: Value, training: bool, momentum: float, eps: float, _: bool
+) -> Field:
     """aten.batch_norm in eval mode."""
     return a.refuse("batch norm in training mode") if training else batch_norm(a, x, w, b, m, v, eps)
 
 
-def native_group_norm(a: Algebra, x: Value, w: Value, b: Value, n: int, c: int, hw: int, groups: int, eps: float) -> tuple[Field, None, None]:
+def native_group_norm(
+    a: Algebra, x: Value, w: Value, b: Value, n: int, c: int, hw: int, groups: int, eps: float
+) -> tuple[Field, None, None]:
     """aten.native_group_norm; its saved statistics are left out."""
     return group_norm(a, x, groups, w, b, eps), None, None
 
 
-def vector_norm(a: Algebra, x: Value, ord: float = 2, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Field:
+def vector_norm(
+    a: Algebra, x: Value, ord: float = 2, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Field:
     """The Euclidean norm: the square root of the sum of squares."""
     x = a.field(x)
     if ord != 2:
@@ -99,7 +107,11 @@ TABLE: Table = {
     aten.group_norm.default: group_norm,
     aten.native_group_norm.default: native_group_norm,
     aten.batch_norm.default: inference_batch_norm,
-    aten._native_batch_norm_legit_no_training.default: lambda a, x, w, b, m, v, momentum, eps: (batch_norm(a, x, w, b, m, v, eps), None, None),
+    aten._native_batch_norm_legit_no_training.default: lambda a, x, w, b, m, v, momentum, eps: (
+        batch_norm(a, x, w, b, m, v, eps),
+        None,
+        None,
+    ),
     aten.linalg_vector_norm.default: vector_norm,
     aten.norm.ScalarOpt_dim: frobenius,
 }

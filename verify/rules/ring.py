@@ -155,7 +155,16 @@ def root(a: Algebra, x: Value) -> Field:
 
 
 def convolution(
-    a: Algebra, x: Value, w: Value, bias: Value, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int
+    a: Algebra,
+    x: Value,
+    w: Value,
+    bias: Value,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
 ) -> Field:
     """A convolution by torch's own, on float64 residues."""
     x, w = a.field(x), a.field(w)
@@ -166,7 +175,9 @@ def convolution(
     return out if bias is None else a.add(out, a.field(bias).each(lambda t: t.view(channels)))
 
 
-def conv(a: Algebra, x: Value, w: Value, bias: Value = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Field:
+def conv(
+    a: Algebra, x: Value, w: Value, bias: Value = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Field:
     """conv1d, conv2d, conv3d."""
     spatial = len(w.shape) - 2
     several = lambda v: list(v) * (spatial // len(v)) if isinstance(v, (list, tuple)) else [v] * spatial  # noqa: E731

@@ -57,7 +57,8 @@ def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
     parts = normalised(a, drawn, present, count, dim)
     if uniform is not None:
         share = a.inverses(count)
-        parts = tuple(torch.where(uniform, s * present, part) for s, part in zip(share.parts, parts, strict=True))
+        kept = 1 if present is None else present
+        parts = tuple(torch.where(uniform, s * kept, part) for s, part in zip(share.parts, parts, strict=True))
     undefined = None if x.undefined is None else x.undefined.any(dim, keepdim=True).expand(x.shape)
     nothing = None if nothing is None else nothing.expand(x.shape)
     return Field(parts, FREE, None, None, either(undefined, nothing), x.dtype)

@@ -117,7 +117,9 @@ def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, acc
     if accumulate:
         x, values = a.plain(x), a.plain(values)
         put = moved(a, lambda t, v: aten.index_put(t.double(), data, v.double(), True), x, values)
-        return Field(tuple(a.math.tidy(i, part) for i, part in enumerate(put.parts)), put.degree.summed(values.parts[0].numel() + 1), dtype=x.dtype)
+        return Field(
+            tuple(a.math.tidy(i, part) for i, part in enumerate(put.parts)), put.degree.summed(values.parts[0].numel() + 1), dtype=x.dtype
+        )
     return moved(a, lambda t, v: aten.index_put(t, data, v.to(t.dtype)), a.field(x), a.field(values))
 
 

@@ -1,0 +1,302 @@
+"""The precision ladder: is a float difference only rounding, and is the rewritten program usable in floats?
+
+Rounding is linear in the unit roundoff, so between float32 and float64 the difference of two equal programs shrinks by 2^29; a wrong
+rewrite keeps a part that does not. `rho` is the difference in float64 in units of what rounding explains, calibrated by each program's
+own distance from its float64 run: correct rewrites were measured at 0.15 to 1.1, wrong ones from 2e6 on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewrite.program import Program
+from verify.match import Matching, identity
+from verify.shadow import Case, CannotLift, sweep
+
+ROUNDING, DIFFERENT = 64.0, 1e4  # rho up to which a difference is only rounding, and from which it is another function
+USABLE, UNUSABLE = 4.0, 100.0  # amplification of rounding: fine up to the first, unusable in float32 from the second
+UNIT = 2.0**-24  # unit roundoff of float32
+SHRINK = 2.0**-29  # float64's over float32's
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far apart two programs are at one value. Units: `rho`, `amplification` ratios; `ulp` of the largest float32 element."""
+
+    rho: float = 0.0
+    amplification: float = 0.0
+    ulp: float = 0.0
+    largest: float = 0.0  # |difference| in float64
+    undefined: int = 0
+    at: str = ""
+
+    def worst(self, other: Gap) -> Gap:
+        """The larger of each figure, at the place of the larger rho."""
+        first = self if self.rho >= other.rho else other
+        return Gap(
+            first.rho, max(self.amplification, other.amplification), max(self.ulp, other.ulp), max(self.largest, other.largest),
+            self.undefined + other.undefined, first.at or self.at or other.at,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What float runs showed. `reason` says why they were not made. Units: `kl` nats, `constants` ulp."""
+
+    outputs: Gap = field(default_factory=Gap)
+    gradients: Gap | None = None
+    shapes: tuple[str, ...] = ()
+    kl: float | None = None
+    flips: tuple[int, int] | None = None  # top-1 flips, of positions
+    constants: tuple[int, float] | None = None  # derived constants, and the worst error of one
+    half: str = ""
+    reason: str = ""
+    worst_case: Case | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ran(self) -> bool:
+        """True if there were float runs."""
+        return not self.reason
+
+    @property
+    def verdict(self) -> str:
+        """"rounding only", "inconclusive" or "different"."""
+        rho = max(self.outputs.rho, self.gradients.rho if self.gradients else 0.0)
+        return "rounding only" if rho <= ROUNDING else "inconclusive" if rho <= DIFFERENT else "different"
+
+    @property
+    def usable(self) -> str:
+        """"usable", "less accurate" or "unusable in float32"."""
+        a = self.outputs.amplification
+        return "usable" if a <= USABLE else "less accurate" if a <= UNUSABLE else "unusable in float32"
+
+
+def gap(p32: Any, q32: Any, p64: Any, q64: Any, at: str = "") -> Gap:
+    """How two programs differ at a value, from their runs in both precisions. Shapes: all four alike, or they differ outright."""
+    if not all(isinstance(x, Tensor) for x in (p32, q32, p64, q64)):
+        return Gap(rho=0.0 if p64 == q64 else math.inf, at=at)
+    if p64.shape != q64.shape:
+        return Gap(rho=math.inf, at=at)
+    if not p64.is_floating_point():
+        return Gap(rho=0.0 if torch.equal(p64, q64) else math.inf, at=at)
+    p32, q32, p64, q64 = (x.detach().double().reshape(-1) for x in (p32, q32, p64, q64))
+    defined = p64.isfinite() & p32.isfinite()
+    lost = defined & ~(q64.isfinite())
+    if bool(lost.any()):
+        return Gap(rho=math.inf, largest=math.inf, at=at)
+    defined &= q32.isfinite()
+    undefined = int((~defined).sum())
+    p32, q32, p64, q64 = (x[defined] for x in (p32, q32, p64, q64))
+    if not p64.numel():
+        return Gap(undefined=undefined, at=at)
+    figures = [_figures(p32, q32, p64, q64, norm) for norm in (_rms, _largest)]
+    spacing = 2.0 ** math.floor(math.log2(max(_largest(p32), 1e-300))) * 2 * UNIT
+    return Gap(max(f[0] for f in figures), max(f[1] for f in figures), _largest(q32 - p32) / spacing, _largest(q64 - p64), undefined, at)
+
+
+def _figures(p32: Tensor, q32: Tensor, p64: Tensor, q64: Tensor, norm: Any) -> tuple[float, float]:
+    """rho and the amplification of rounding in one norm."""
+    own, floor, difference = norm(p32 - p64), UNIT * norm(p64), norm(q64 - p64)
+    theirs = norm(q32 - q64)
+    scale = max(own + theirs, floor) * SHRINK
+    rho = difference / scale if scale else (math.inf if difference else 0.0)
+    base = max(own, floor)
+    return rho, theirs / base if base else (math.inf if theirs else 0.0)
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max())
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two programs to run side by side: which nodes to compare, and the tensors that stand in for those of `b`."""
+
+    a: Program
+    b: Program
+    matching: Matching
+    outputs: tuple[tuple[str, str, str], ...]  # (name, node of a, node of b)
+    override: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def of_b(self, case: Case) -> Case:
+        """A case of `a` by the placeholders of `b`."""
+        return {self.matching.inputs.get(name, name): value for name, value in case.items()}
+
+    def run(self, cases: Sequence[Case], dtype: torch.dtype) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The outputs of both for each case, by node name."""
+        ours = sweep(self.a, cases, [x for _, x, _ in self.outputs], dtype)
+        theirs = sweep(self.b, [self.of_b(c) for c in cases], [y for _, _, y in self.outputs], dtype, tensors=self.override)
+        return ours, theirs
+
+    def gaps(self, cases: Sequence[Case]) -> list[Gap]:
+        """The worst gap over all outputs, for each case.
+
+        Raises: CannotLift, or whatever torch raises where the program does not run in another precision or shape.
+        """
+        return [_worst(self.outputs, p, q) for p, q in zip(zip(*self.run(cases, torch.float32), strict=True), zip(*self.run(cases, torch.float64), strict=True), strict=True)]
+
+
+def _worst(outputs: Sequence[tuple[str, str, str]], low: tuple[dict[str, Any], dict[str, Any]], high: tuple[dict[str, Any], dict[str, Any]]) -> Gap:
+    total = Gap()
+    for name, x, y in outputs:
+        total = total.worst(gap(low[0][x], low[1][y], high[0][x], high[1][y], name))
+    return total
+
+
+def ladder(sides: Sides, cases: Sequence[Case], more: Sequence[Case] = (), gradients: bool = False) -> Drift:
+    """What runs in float32 and float64 show, on `cases` and on `more` (other shapes), which are left out where `a` does not run."""
+    if any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values()) or any(isinstance(v, Tensor) and v.is_meta for c in cases for v in c.values()):
+        return Drift(reason="no values: tensors on the meta device")
+    try:
+        drift = _runs(sides, cases, more)
+        return replace(drift, gradients=_gradients(sides, cases[0]) if gradients else None)
+    except CannotLift as why:
+        return Drift(reason=str(why))
+
+
+def _runs(sides: Sides, cases: Sequence[Case], more: Sequence[Case]) -> Drift:
+    tried = [*cases, *(case for case in more if _runs_at(sides.a, case))]
+    low, high = sides.run(tried, torch.float32), sides.run(tried, torch.float64)
+    gaps = [_worst(sides.outputs, (p, q), (r, s)) for p, q, r, s in zip(*low, *high, strict=True)]
+    worst = max(range(len(tried)), key=lambda i: gaps[i].rho)
+    total = Gap()
+    for one in gaps:
+        total = total.worst(one)
+    kl, flips = _predictions(sides, low, high)
+    return Drift(
+        outputs=total, shapes=tuple(dict.fromkeys(_shape_text(sides.a, case) for case in tried)), kl=kl, flips=flips,
+        constants=_constants(sides), half=_half(sides, cases[0]), worst_case=tried[worst],
+    )  # fmt: skip
+
+
+def _runs_at(program: Program, case: Case) -> bool:
+    try:
+        sweep(program, [case], [n.name for n in program.outputs if hasattr(n, "name")])
+    except Exception:  # noqa: BLE001 - the model decides which sizes it accepts
+        return False
+    return True
+
+
+def _shape_text(program: Program, case: Case) -> str:
+    return ", ".join(f"{program.leaves[n].name} {list(v.shape)}" for n, v in case.items() if isinstance(v, Tensor))
+
+
+def _predictions(sides: Sides, low: Any, high: Any) -> tuple[float | None, tuple[int, int] | None]:
+    """KL(P in float64 || Q in float32), the largest over positions, and top-1 flips, where outputs are logits."""
+    kl, flipped, positions = 0.0, 0, 0
+    for name, x, y in sides.outputs:
+        if "logit" not in name.lower():
+            continue
+        for p, q in zip(high[0], low[1], strict=True):
+            if not isinstance(p[x], Tensor) or p[x].dim() < 1 or p[x].shape != q[y].shape or p[x].shape[-1] < 2 or not p[x].numel():
+                continue
+            kl = max(kl, float(_kl(p[x], q[y]).max()))
+            flipped += int((p[x].argmax(-1) != q[y].argmax(-1)).sum())
+            positions += p[x][..., 0].numel()
+    return (kl, (flipped, positions)) if positions else (None, None)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0).nan_to_num()
+
+
+def _constants(sides: Sides) -> tuple[int, float] | None:
+    """How many derived constants `b` has of its own, and how far float32 puts the worst one off, in ulp of its largest element."""
+    b, known = sides.b, sides.a.nodes
+    varying = {n for n, leaf in b.leaves.items() if leaf.kind == "input"}
+    derived = []
+    for node in b.graph.nodes:
+        if any(n.name in varying for n in node.all_input_nodes):
+            varying.add(node.name)
+        elif node.op == "call_function" and node.name not in known and node.all_input_nodes and _float(node):
+            derived.append(node)
+    wanted = [node.name for node in derived if any(user.name in varying for user in node.users)]
+    if not wanted:
+        return None
+    low, high = (sweep(b, [{}], wanted, dtype, tensors=sides.override)[0] for dtype in (torch.float32, torch.float64))
+    return len(wanted), max(gap(low[n], low[n], high[n], high[n]).largest if False else _off(low[n], high[n]) for n in wanted)
+
+
+def _float(node: Any) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _off(low: Tensor, high: Tensor) -> float:
+    if not low.numel() or not bool(high.isfinite().all()):
+        return 0.0
+    return _largest(low.double() - high) / (2.0 ** math.floor(math.log2(max(_largest(high), 1e-300))) * 2 * UNIT)
+
+
+def _half(sides: Sides, case: Case) -> str:
+    """One line on the programs as shipped, if that is in half precision: reported, never a verdict."""
+    dtypes = {t.dtype for t in sides.a.tensors.values()} & set(HALF)
+    if not dtypes:
+        return ""
+    p = sweep(sides.a, [case], [x for _, x, _ in sides.outputs])[0]
+    q = sweep(sides.b, [sides.of_b(case)], [y for _, _, y in sides.outputs], tensors=sides.override)[0]
+    largest = max((_relative(p[x], q[y]) for _, x, y in sides.outputs if isinstance(p[x], Tensor)), default=0.0)
+    return f"as shipped in {', '.join(str(d).removeprefix('torch.') for d in dtypes)}: relative difference {largest:.1e}"
+
+
+def _relative(p: Tensor, q: Tensor) -> float:
+    return _largest((p - q).double().nan_to_num()) / max(_largest(p.double().nan_to_num()), 1e-300) if p.numel() and p.is_floating_point() else 0.0
+
+
+# Gradients: vector-Jacobian products of one random cotangent, with respect to float inputs and matched weights
+
+
+def _gradients(sides: Sides, case: Case) -> Gap:
+    p32, p64 = (_products(sides, "a", case, d) for d in (torch.float32, torch.float64))
+    q32, q64 = (_products(sides, "b", case, d) for d in (torch.float32, torch.float64))
+    total = Gap()
+    largest = max((_largest(g) for g in p64.values() if g.numel()), default=0.0)
+    for label in p64:
+        # a gradient that is zero in exact arithmetic is all rounding: measured beside the largest one
+        pad = lambda g: torch.cat([g.double().reshape(-1), torch.full((1,), largest, dtype=torch.float64)])  # noqa: E731
+        zero = torch.zeros_like(p64[label])
+        total = total.worst(gap(pad(p32[label]), pad(q32.get(label, zero)), pad(p64[label]), pad(q64.get(label, zero)), label))
+    return total
+
+
+def _products(sides: Sides, side: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gradients by label. Tied weights are one leaf."""
+    program, labels = (sides.a, sides.matching.a) if side == "a" else (sides.b, sides.matching.b)
+    values, nodes = (case, [x for _, x, _ in sides.outputs]) if side == "a" else (sides.of_b(case), [y for _, _, y in sides.outputs])
+    override = sides.override if side == "b" else {}
+    shared: dict[Any, Tensor] = {}
+    leaves: dict[str, Tensor] = {}
+    tensors, inputs = {}, dict(values)
+    for node, leaf in program.leaves.items():
+        source = values[node] if leaf.kind == "input" else override.get(leaf.name, program.tensors[leaf.name])
+        if not isinstance(source, Tensor) or not source.is_floating_point():
+            continue
+        own = shared.setdefault(identity(source), source.detach().to(dtype, copy=True).requires_grad_())
+        if leaf.kind == "input":
+            inputs[node] = own
+        else:
+            tensors[leaf.name] = own
+        leaves.setdefault(labels[node], own)
+    out = sweep(program, [inputs], nodes, dtype, tensors=tensors, keep=True)[0]
+    pairs = [(out[n], _cotangent(out[n], i)) for i, n in enumerate(nodes) if isinstance(out[n], Tensor) and out[n].requires_grad]
+    if not pairs:
+        return {label: torch.zeros_like(t) for label, t in leaves.items()}
+    found = torch.autograd.grad([o for o, _ in pairs], list(leaves.values()), [c for _, c in pairs], allow_unused=True)
+    return {label: torch.zeros_like(t) if g is None else g for (label, t), g in zip(leaves.items(), found, strict=True)}
+
+
+def _cotangent(value: Tensor, number: int) -> Tensor:
+    return torch.randn(value.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64).to(value.dtype)

@@ -1,0 +1,104 @@
+"""Float runs of a graph in a precision of one's choice: the same ops with their dtype literals lifted and tensors converted.
+
+Derived constants are expressions of the graph, so they are computed in that precision too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from rewrite.program import Program
+from rewrite.run import needed
+
+Case = dict[str, Any]  # input values by placeholder node name
+BIT_CASTS = (torch.ops.aten.view.dtype,)
+
+
+class CannotLift(Exception):
+    """A graph that has no meaning in another precision; the message says why."""
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Makes `dtype` torch's default inside."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def lifted(value: Any, dtype: torch.dtype | None) -> Any:
+    """A float tensor, or float dtype, in the precision `dtype`; anything else as it is."""
+    if dtype is None:
+        return value
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def sweep(
+    program: Program,
+    cases: Sequence[Case],
+    want: Sequence[str],
+    dtype: torch.dtype | None = None,
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
+    keep: bool = False,
+) -> list[dict[str, Any]]:
+    """The values of the nodes in `want`, for each case; weights are converted once for all cases and dropped when read last.
+
+    A case may name inner nodes, which are then not computed. `dtype` None runs as traced. `tensors` replace the program's by leaf
+    name and may require gradients; `keep` keeps what has been read.
+    Raises: CannotLift for a graph that reads the bits of a float.
+    """
+    nodes = program.nodes
+    given = set(cases[0]) if cases else set()
+    order, last = _plan(program, given, want)
+    held = {**program.tensors, **(tensors or {})}
+    values: dict[str, list[Any]] = {}
+    with default_dtype(dtype), torch.set_grad_enabled(keep):
+        for node in order:
+            if node.name in given:
+                values[node.name] = [lifted(case[node.name], dtype) for case in cases]
+            elif node.op == "placeholder":
+                values[node.name] = [lifted(held[program.leaves[node.name].name], dtype)] * len(cases)
+            else:
+                values[node.name] = [_call(node, values, i, dtype) for i in range(len(cases))]
+            for name in () if keep else last.get(node.name, ()):
+                del values[name]
+    return [{name: values[name][i] for name in want if name in nodes} for i in range(len(cases))]
+
+
+def _plan(program: Program, given: set[str], want: Sequence[str]) -> tuple[list[fx.Node], dict[str, list[str]]]:
+    nodes = program.nodes
+    reached = needed([nodes[name] for name in want], {nodes[name] for name in given})
+    order = [node for node in program.graph.nodes if node in reached]
+    reader: dict[str, str] = {}
+    for node in order:
+        if node.name not in given:
+            reader.update((n.name, node.name) for n in node.all_input_nodes)
+    last: dict[str, list[str]] = {}
+    for name, by in reader.items():
+        if name not in want:
+            last.setdefault(by, []).append(name)
+    return order, last
+
+
+def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torch.dtype | None) -> Any:
+    target: Any = node.target
+    if dtype is not None and target in BIT_CASTS:
+        raise CannotLift(f"{node.name} reads the bits of a number")
+
+    def read(leaf: Any) -> Any:
+        return values[leaf.name][case] if isinstance(leaf, fx.Node) else lifted(leaf, dtype)
+
+    args, kwargs = tree_map(read, (list(node.args), dict(node.kwargs)), is_leaf=lambda x: isinstance(x, fx.Node))
+    return tree_map(lambda out: lifted(out, dtype), target(*args, **kwargs))
