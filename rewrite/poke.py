@@ -116,8 +116,9 @@ def _edited_family(splicer: Splicer, record: FamilyRecord, address: Address, fun
         act = operands[record.act]
         operands[record.act] = splicer.call(anchor, _edit_coordinate, (function, act, dim, members, index), (), act.meta["val"])
         names = tuple(node.name for node in operands)
-        splicer.add_family(replace(record, operands=names))
-        return splicer.call(operands[record.act], _total, (record.equation, *operands), (), splicer.nodes[record.total].meta["val"])
+        total = splicer.call(operands[record.act], _total, (record.equation, *operands), (), splicer.nodes[record.total].meta["val"])
+        splicer.add_family(replace(record, operands=names, total=total.name))
+        return total
     index = None if address.slice is None else slices(address.slice, address.text)
     total = splicer.nodes[record.total]
     args = (function, total, record.equation, record.axis, members, index, *operands)

@@ -227,7 +227,7 @@ def _constants(sides: Sides) -> tuple[int, float] | None:
     if not wanted:
         return None
     low, high = (sweep(b, [{}], wanted, dtype, tensors=sides.override)[0] for dtype in (torch.float32, torch.float64))
-    return len(wanted), max(gap(low[n], low[n], high[n], high[n]).largest if False else _off(low[n], high[n]) for n in wanted)
+    return len(wanted), max(_off(low[n], high[n]) for n in wanted)
 
 
 def _float(node: Any) -> bool:

@@ -138,10 +138,10 @@ def _given(world: World, name: str, tensor: Tensor, ids: bool) -> Value:
 
 def _torch_run(graph: fx.Graph, data: Mapping[str, Tensor]) -> dict[str, object]:
     values: dict[str, object] = dict(data)
+    read = lambda leaf: values[leaf.name] if isinstance(leaf, fx.Node) else leaf  # noqa: E731
     with torch.no_grad():
         for node in graph.nodes:
             if node.op == "call_function":
-                read = lambda leaf: values[leaf.name] if isinstance(leaf, fx.Node) else leaf
                 values[node.name] = node.target(*mapped(read, node.args), **mapped(read, dict(node.kwargs)))
     return values
 

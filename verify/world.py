@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from verify.field import STREAM_BIAS, Modular, Parts, primes_below, uniform
+from verify.field import STREAM_BIAS, Modular, Parts, primes_below, stream, uniform
 from verify.oracle import Lanes, Oracles, canonical_sign
 from verify.value import Concrete, Field
 
@@ -44,17 +44,24 @@ class Tally:
             list_.append(text)
 
 
+def _drawn_primes(key: bytes, count: int) -> tuple[int, ...]:
+    """Primes in which -1 is no square and 2 is one, drawn by the key: whether 3 is a square must not be known beforehand."""
+    choices = primes_below(256, 8, 7)
+    order = torch.randperm(len(choices), generator=stream(key, "primes"))
+    return tuple(choices[i] for i in order[:count].tolist())
+
+
 class World:
     """Random weights, inputs and functions under one 128-bit key.
 
     `theory` is "gates" (signs are an odd random function) or "signs" (signs are quadratic characters: multiplicative, of square one,
-    and 2 is positive; weaker, so its bound is 2^-1 per prime and not more).
+    and 2 is positive; a wrong sign of one term survives a prime with probability one half, so its bound is 2^-1 per prime).
     """
 
     def __init__(self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None) -> None:
         if len(key) != 16:
             raise ValueError(f"World: expected a key of 16 bytes, got {len(key)}. Draw it with secrets.token_bytes(16).")
-        chosen = tuple(primes) if primes else primes_below(count, *((8, 7) if theory == "signs" else ()))
+        chosen = tuple(primes) if primes else (_drawn_primes(key, count) if theory == "signs" else primes_below(count))
         self.key, self.primes, self.theory = key, chosen, theory
         self.math = Modular(chosen)
         self.count = self.math.count

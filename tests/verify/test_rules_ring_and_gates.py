@@ -102,7 +102,7 @@ def test_another_function_does_not_agree(name: str) -> None:
     assert compare(*UNEQUAL[name], X, Y).unequal > 0
 
 
-@pytest.mark.parametrize("name", list((*EQUAL, *UNEQUAL)))
+@pytest.mark.parametrize("name", [*EQUAL, *UNEQUAL])
 def test_every_rule_used_here_is_torchs_function(name: str) -> None:
     for function in (EQUAL | UNEQUAL)[name]:
         result = checked(function, POSITIVE, Y)

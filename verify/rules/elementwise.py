@@ -13,6 +13,7 @@ from fractions import Fraction
 import torch
 
 from verify.algebra import Algebra
+from verify.rules.ring import product
 from verify.rules.table import Rule, Table
 from verify.value import SOFTEST, Concrete, Field, Value, either
 
@@ -242,6 +243,8 @@ TABLE: Table = {
     aten.atan2.default: lambda a, y, x: a.oracle("atan2", y, x),
     aten.fmod.Scalar: lambda a, x, m: a.oracle(f"fmod {m!r}", x, odd=True),
     aten.remainder.Scalar: lambda a, x, m: a.oracle(f"remainder {m!r}", x),
+    aten.any.dim: lambda a, x, dim, keepdim=False: a.sub(1, product(a, a.sub(1, x), dim, keepdim)),
+    aten.all.dim: product,
     aten.logical_not.default: negated,
     aten.bitwise_not.default: negated,
     aten.isneginf.default: tag_of("hard"),

@@ -70,13 +70,14 @@ def atoms(a: Algebra, x: Concrete) -> Lanes:
 
 
 def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
-    first = flat([*args, *kwargs.values()] if op in MOVED else args[:1])
-    lanes = []
-    for lane in range(a.world.oracles.lanes):
-        moved = {id(v): atoms(a, v)[lane] for v in first if isinstance(v, Concrete)}
-        swap = lambda v, moved=moved: moved.get(id(v), v.data) if isinstance(v, Concrete) else v
-        lanes.append(op(*mapped(swap, args), **mapped(swap, kwargs)))
-    return tuple(lane.expand(data.shape) for lane in lanes)
+    first = flat(args[:1] if op in READ_AT else [*args, *kwargs.values()])
+    named = {id(v): atoms(a, v) for v in first if isinstance(v, Concrete)}
+
+    def lane(j: int) -> Tensor:
+        swap = lambda v: named[id(v)][j] if id(v) in named else (v.data if isinstance(v, Concrete) else v)  # noqa: E731
+        return op(*mapped(swap, args), **mapped(swap, kwargs)).expand(data.shape)
+
+    return tuple(map(lane, range(a.world.oracles.lanes)))
 
 
 def _hashed(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:

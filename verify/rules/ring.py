@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from verify.algebra import Algebra
+from verify.rules.movement import moved
 from verify.rules.table import Table, axes
 from verify.value import Field, Value
 
@@ -121,6 +122,17 @@ def mean(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False, *, dtype
     return a.mean(x, axes(dims, len(x.shape)), keepdim)
 
 
+def product(a: Algebra, x: Value, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Field:
+    """The product along dim, of halves until one is left."""
+    x = a.plain(x)
+    dim %= max(1, len(x.shape))
+    while (size := x.shape[dim]) > 1:
+        half = size // 2
+        pair = a.mul(x.each(lambda t: t.narrow(dim, 0, half)), x.each(lambda t: t.narrow(dim, half, half)))  # noqa: B023
+        x = pair if size % 2 == 0 else moved(a, torch.cat, [pair, x.each(lambda t: t.narrow(dim, size - 1, 1))], dim)
+    return x if keepdim else x.each(lambda t: t.squeeze(dim))
+
+
 def cumsum(a: Algebra, x: Value, dim: int, *, dtype: Any = None) -> Field:
     """Running sums along dim."""
     x = a.plain(x)
@@ -132,10 +144,9 @@ def cumsum(a: Algebra, x: Value, dim: int, *, dtype: Any = None) -> Field:
 
 def difference(a: Algebra, x: Value, n: int = 1, dim: int = -1, prepend: Value = None, append: Value = None) -> Field:
     """Differences of neighbours along dim."""
-    pieces = [a.plain(p) for p in (prepend, x, append) if p is not None]
-    joined = Field(tuple(torch.cat(list(p), dim) for p in zip(*(q.parts for q in pieces), strict=True)), a.plain(x).degree)
-    if n != 1 or any(p.undefined is not None for p in pieces):
-        a.refuse("diff of a higher order, or of undefined values")
+    if n != 1:
+        a.refuse("diff of a higher order")
+    joined = moved(a, torch.cat, [p for p in (prepend, x, append) if p is not None], dim)
     size = joined.shape[dim]
     return a.sub(joined.each(lambda t: t.narrow(dim, 1, size - 1)), joined.each(lambda t: t.narrow(dim, 0, size - 1)))
 
@@ -229,6 +240,7 @@ TABLE: Table = {
     aten.sum.dim_IntList: total,
     aten.mean.default: mean,
     aten.mean.dim: mean,
+    aten.prod.dim_int: product,
     aten.cumsum.default: cumsum,
     aten.diff.default: difference,
     aten.var.correction: variance,

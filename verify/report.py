@@ -1,0 +1,211 @@
+"""The report: a verdict with its scope, the claims, what float runs showed, and what is not covered; in one screenful, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from torch import Tensor
+
+from rewrite.errors import TautomerError
+from verify.ladder import Drift
+from verify.witness import Witness
+
+
+class Verdict(Enum):
+    """What can be said about two programs, from the strongest to the weakest."""
+
+    PROVED = "PROVED"
+    CONSISTENT = "CONSISTENT"
+    DIFFERS = "DIFFERS"
+    REFUTED = "REFUTED"
+    EDITED = "EDITED"
+    UNKNOWN = "UNKNOWN"
+
+
+MEANING = {
+    Verdict.PROVED: "the same function, for all inputs of these shapes, wherever both are defined",
+    Verdict.CONSISTENT: "no difference found, but not proved",
+    Verdict.DIFFERS: "not derivable from the laws used; no witness found",
+    Verdict.REFUTED: "not the same function: a witness is below",
+    Verdict.EDITED: "edited on purpose: a gate is not open",
+    Verdict.UNKNOWN: "could not be decided",
+}
+
+
+@dataclass(frozen=True)
+class ClaimLine:
+    """One row of the claims table."""
+
+    site: str
+    sentence: str
+    equation: str
+    status: Literal["proved", "fails", "undecided"]
+    members: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `equivalence` found. `proved` holds if the verdict is PROVED and every claim is proved.
+
+    `log2_bound` bounds the probability that anything here called proved is not, over the random key.
+    """
+
+    verdict: Verdict
+    subject: str
+    reasons: tuple[str, ...] = ()
+    log2_bound: float | None = None
+    theory: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    key: str = ""
+    seeded: bool = False
+    scope: dict[str, str] = field(default_factory=dict)
+    weights: str = ""
+    claims: tuple[ClaimLine, ...] = ()
+    drift: Drift = field(default_factory=lambda: Drift(reason="not run"))
+    site: str = ""
+    step: str = ""
+    witness: Witness | None = None
+    not_covered: tuple[str, ...] = ()
+
+    @property
+    def proved(self) -> bool:
+        """True if the programs are proved equivalent and so is every claim."""
+        return self.verdict is Verdict.PROVED and all(claim.status == "proved" for claim in self.claims)
+
+    def __bool__(self) -> bool:
+        raise TautomerError("Report: expected report.proved or report.verdict, got the report as a truth value. It has more than two answers.")
+
+    def raise_unless_proved(self) -> Report:
+        """The report itself.
+
+        Raises: TautomerError with its text if it is not proved, claims included.
+        """
+        if not self.proved:
+            raise TautomerError(f"equivalence: expected PROVED with every claim, got {self.verdict.value}.\n{self}")
+        return self
+
+    def exit_code(self, require: Literal["proved", "consistent"] = "proved") -> int:
+        """0 if what is required holds, 1 if it is refuted, 3 if neither. A claim that fails counts as not proved."""
+        if self.verdict is Verdict.REFUTED:
+            return 1
+        fails = any(claim.status == "fails" for claim in self.claims)
+        consistent = self.verdict in (Verdict.PROVED, Verdict.CONSISTENT) and not fails
+        return 0 if (self.proved if require == "proved" else consistent) else 3
+
+    # Text
+
+    def __str__(self) -> str:
+        lines = [f"{self.verdict.value}: {self.subject}", f"  {MEANING[self.verdict]}"]
+        lines += [f"  {reason}" for reason in self.reasons]
+        lines += _rows({"first diverging": self.site, "step": self.step, **_witness_rows(self.witness)})
+        lines += _rows({"theory": "; ".join(self.theory), "error": self._error(), "key": self._key(), **self.scope, "weights": self.weights})
+        lines += ["claims", *self._claim_lines()] if self.claims else []
+        lines += ["drift", *(f"  {line}" for line in drift_lines(self.drift))]
+        lines += ["not covered", *(f"  {line}" for line in self.not_covered)] if self.not_covered else []
+        return "\n".join(lines)
+
+    def _error(self) -> str:
+        if self.log2_bound is None:
+            return ""
+        counted = ", ".join(f"{n} {what}" for what, n in self.counts.items())
+        return f"at most 2^{self.log2_bound:.1f} over {counted}" if math.isfinite(self.log2_bound) else "no bound: a degree reached the primes"
+
+    def _key(self) -> str:
+        return f"{self.key} ({'from the seed given' if self.seeded else 'drawn after both graphs were fixed'})" if self.key else ""
+
+    def _claim_lines(self, most: int = 12) -> list[str]:
+        """The claims that are not proved in full, then the others, those at many sites as one line."""
+        groups: dict[tuple[str, str, str, str, str], list[str]] = {}
+        for c in sorted(self.claims, key=lambda c: ("fails", "undecided", "proved").index(c.status)):
+            groups.setdefault((c.status, c.sentence, c.equation, c.members, c.reason), []).append(c.site)
+        lines = []
+        for (status, sentence, equation, members, reason), sites in groups.items():
+            where = sites[0] if len(sites) == 1 else f"{sites[0]} and {len(sites) - 1} more"
+            extra = "".join(f"; {text}" for text in (members, reason) if text)
+            lines.append(f"  {status:<9} {where}: {sentence}   [{equation}]{extra}")
+        return lines if len(lines) <= most else [*lines[:most], f"  ... and {len(lines) - most} more lines"]
+
+    # For machines
+
+    def to_json(self) -> str:
+        """The report as JSON: the same facts as the text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, strings and numbers."""
+        d = self.drift
+        drift = {"reason": d.reason} if not d.ran else {
+            "verdict": d.verdict, "rho": d.outputs.rho, "amplification": d.outputs.amplification, "ulp": d.outputs.ulp, "largest": d.outputs.largest,
+            "kl": d.kl, "top1_flips": d.flips, "gradient_rho": d.gradients.rho if d.gradients else None, "shapes": d.shapes, "usable": d.usable,
+        }  # fmt: skip
+        w = self.witness
+        witness = w and {"how": w.how, "reachable": w.reachable, "region": w.region, "rho": w.gap.rho, "largest": w.gap.largest,
+                         "values": {k: v.tolist() for k, v in w.values.items() if v.numel() <= 4096}}  # fmt: skip
+        plain = {
+            "verdict": self.verdict.value, "proved": self.proved, "subject": self.subject, "reasons": self.reasons, "log2_bound": self.log2_bound,
+            "theory": self.theory, "counts": self.counts, "key": self.key, "seeded": self.seeded, "scope": self.scope, "weights": self.weights,
+            "claims": [vars_of(c) for c in self.claims], "drift": drift, "site": self.site, "step": self.step, "witness": witness,
+            "not_covered": self.not_covered,
+        }  # fmt: skip
+        return finite(plain)
+
+
+def vars_of(line: ClaimLine) -> dict[str, str]:
+    """A claim's row as a dict."""
+    return {name: getattr(line, name) for name in ClaimLine.__dataclass_fields__}
+
+
+def finite(value: Any) -> Any:
+    """`value` with tuples as lists and infinities as words, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _rows(rows: dict[str, str]) -> list[str]:
+    return [f"  {name:<15} {text}" for name, text in rows.items() if text]
+
+
+def _witness_rows(witness: Witness | None) -> dict[str, str]:
+    if witness is None:
+        return {}
+    place = "" if witness.reachable else f"; at the inputs of the region of {witness.region}, not shown to be reachable from the model's inputs"
+    size = f"float64 runs differ by {witness.gap.largest:.1e} at {witness.gap.at or 'the output'}, {witness.gap.rho:.0e} times what rounding explains"
+    return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}"}
+
+
+def _values(values: Any) -> str:
+    shown = [f"{name} = {_short(value)}" for name, value in values.items() if isinstance(value, Tensor)]
+    return "; ".join(shown[:3]) + ("; ..." if len(shown) > 3 else "")
+
+
+def _short(value: Tensor) -> str:
+    flat = value.detach().flatten().tolist()
+    text = ", ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in flat[:6])
+    return f"[{text}{', ...' if len(flat) > 6 else ''}]"
+
+
+def drift_lines(drift: Drift) -> list[str]:
+    """What float runs showed, in words."""
+    if not drift.ran:
+        return [f"ladder not run: {drift.reason}"]
+    o = drift.outputs
+    lines = [f"{drift.verdict}: float64 difference {o.largest:.1e}, rho {o.rho:.2g} (rounding up to 64, another function from 1e4) at {len(drift.shapes)} shapes"]
+    lines.append(f"float32: {drift.usable}, rounding {o.amplification:.2g} times the original's; at most {o.ulp:.3g} ulp of the largest output")
+    if drift.kl is not None and drift.flips is not None:
+        lines.append(f"logits: KL at most {drift.kl:.1e} nats; top-1 differs at {drift.flips[0]} of {drift.flips[1]} positions")
+    if drift.gradients is not None:
+        lines.append(f"gradients: rho {drift.gradients.rho:.2g} (worst: {drift.gradients.at})")
+    if drift.constants is not None:
+        lines.append(f"{drift.constants[0]} derived constants; computed in float32 the worst is {drift.constants[1]:.2g} ulp off")
+    lines += [drift.half] if drift.half else []
+    if o.amplification > 100:
+        lines.append("exactly equivalent or not, it is numerically unusable in float32: scale f down, or compute the remainder in float64")
+    return [*lines, *drift.notes]
