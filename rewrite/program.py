@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from rewrite import address as addresses
 from rewrite.call import bind, restore
@@ -188,13 +188,3 @@ class Program:
         from rewrite.device import to_device
 
         return to_device(self, device)
-
-    def module(self) -> nn.Module:
-        """The program as an nn.Module, to be called like the model; its parameters are the model's own."""
-        from rewrite.show import as_module
-
-        return as_module(self)
-
-    def with_gates(self, tensors: Mapping[str, Tensor]) -> Program:
-        """A program that shares everything but holds its own gate values, so that setting one's gates leaves the other's."""
-        return replace(self, tensors={**self.tensors, **tensors})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from rewrite.address import matching
@@ -125,23 +125,3 @@ def cost(program: Program) -> Cost:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         program(*args, **kwargs)
     return Cost(sum(t.numel() for t in unique), sum(t.numel() * t.element_size() for t in unique), live, counter.get_total_flops())
-
-
-class ProgramModule(nn.Module):
-    """A program as an nn.Module, called like the model."""
-
-    def __init__(self, program: Program):
-        super().__init__()
-        self.program = program
-        for name, leaf in program.leaves.items():
-            if leaf.kind == "parameter":
-                self.register_parameter(name, program.tensors[leaf.name])  # type: ignore[arg-type]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The program's output."""
-        return self.program(*args, **kwargs)
-
-
-def as_module(program: Program) -> nn.Module:
-    """The program as an nn.Module whose parameters are the model's own."""
-    return ProgramModule(program)
