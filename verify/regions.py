@@ -2,34 +2,32 @@
 
 A *cut* is a pair of nodes, one of each program, already proved to compute the same function. Behind it, both programs read the same fresh
 random value in its place, so degrees stay those of one region and the probabilities of error add up instead of compounding. Which
-pairs to try is a hint (equal addresses, equal names); agreement at each is proved before it is used. Cuts are made where something is
-written to the residual stream, and the adds between are recomputed: cutting the stream itself would forget that it is a sum.
+pairs to try is a hint (equal addresses); agreement at each is proved before it is used.
+
+Both the residual stream and what is written to it are cut. Where a region forgets too much that way (a rewrite may lean on the stream
+being a sum), the stream is not cut and the adds are recomputed; then the nearest cuts go, until none are left.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from rewrite.program import Program
 from rewrite.run import needed
-from verify.interpret import Refused, evaluate, same
-from verify.value import Agreement, Field
-from verify.world import Tally, World
+from verify.decide import Decision, decide, sub_key
+from verify.interpret import evaluate
+from verify.structure import Numbering, Side, floating
+from verify.value import Field
+from verify.world import World
 
 aten = torch.ops.aten
 ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.alias.default, aten.neg.default)
-MOST_PRIMES = 12
-
-LeafValue = Callable[[str, World], Any]
-Theory = Literal["gates", "signs"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Pair:
     name: str
     a: str
     b: str
+    stream: bool = False  # a sum, such as the residual stream
 
 
 @dataclass(frozen=True)
@@ -49,66 +48,23 @@ class Cut:
     shape: tuple[int, ...]
 
 
-@dataclass
-class Side:
-    """One of the two programs: its graph, and what its leaves are worth in a world."""
-
-    program: Program
-    leaf: LeafValue
-
-    @cached_property
-    def varying(self) -> frozenset[str]:
-        """The nodes that depend on an input of the program."""
-        found: set[str] = set()
-        for node in self.program.graph.nodes:
-            leaf = self.program.leaves.get(node.name)
-            if (leaf is not None and leaf.kind == "input") or any(n.name in found for n in node.all_input_nodes):
-                found.add(node.name)
-        return frozenset(found)
-
-    def value(self, world: World, cuts: Mapping[str, Cut], want: str) -> Any:
-        """The exact value of the node `want`, with fresh values at the cuts; what is not needed is not drawn."""
-        nodes = self.program.nodes
-        known = {nodes[name] for name in cuts if name != want}
-        reached = needed([nodes[want]], known)
-        given = {}
-        for node in reached:
-            if node in known:
-                cut = cuts[node.name]
-                given[node.name] = replace(world.tensor(f"cut {cut.pair.name}", cut.shape), dtype=node.meta["val"].dtype)
-            elif node.op == "placeholder":
-                given[node.name] = self.leaf(node.name, world)
-        return evaluate(self.program.graph, given, [want], world)[want]
-
-
-@dataclass
+@dataclass(frozen=True)
 class Region:
-    """What was found for one pair: proved (with log2 of its bound) or not, or refused."""
+    """What was found for one pair, and the cuts that it was found with; `again` if an equal region had been proved before."""
 
     pair: Pair
-    proved: bool
-    log2_bound: float = 0.0
-    primes: int = 0
-    theory: Theory = "gates"
-    agreement: Agreement | None = None
-    refused: Refused | None = None
-    value: Any = None
-    tally: Tally = field(default_factory=Tally)
+    decision: Decision
+    cuts: tuple[Cut, ...] = ()
+    again: bool = False
 
-
-def sub_key(key: bytes, *what: Any) -> bytes:
-    """A key of 128 bits for one region, derived from the run's key."""
-    return hashlib.blake2b(repr(what).encode(), key=key, digest_size=16).digest()
-
-
-def floating(node: fx.Node) -> bool:
-    """True if the node's value is a floating point tensor."""
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.is_floating_point()
+    @property
+    def proved(self) -> bool:
+        """True if the two nodes were proved equal."""
+        return self.decision.equal
 
 
 def candidates(a: Program, b: Program, every: bool = False) -> list[Pair]:
-    """Pairs worth trying as cuts, in the order of both graphs; with `every`, all pairs of equal address, not only residual writes."""
+    """Pairs worth trying as cuts, in the order of both graphs; with `every`, all pairs of equal address, not only residual writes and sums."""
     order_b = {name: i for i, name in enumerate(b.nodes)}
     order_a = {name: i for i, name in enumerate(a.nodes)}
     live_a, live_b = needed(a.outputs), needed(b.outputs)
@@ -118,16 +74,13 @@ def candidates(a: Program, b: Program, every: bool = False) -> list[Pair]:
         if other is None or site.kind != "output" or other.kind != "output":
             continue
         x, y = a.nodes[other.node], b.nodes[site.node]
-        if x in live_a and y in live_b and _cuttable(y, every) and floating(x) and floating(y):
-            found.setdefault((x.name, y.name), Pair(address, x.name, y.name))
+        stream = x.target in ADDITIVE or y.target in ADDITIVE
+        # where the original only passes a value to the stream, the rewrite may compute it by a sum of terms: still a write
+        writes = x.target not in ADDITIVE and _reaches_add(x)
+        if x in live_a and y in live_b and x.op == y.op == "call_function" and floating(x) and floating(y) and (every or stream or writes):
+            found.setdefault((x.name, y.name), Pair(address, x.name, y.name, x.target in ADDITIVE))
     pairs = sorted(found.values(), key=lambda p: order_b[p.b])
     return list(_increasing(pairs, order_a))
-
-
-def _cuttable(node: fx.Node, every: bool) -> bool:
-    if node.op != "call_function" or node.target in ADDITIVE:
-        return False
-    return every or _reaches_add(node)
 
 
 def _reaches_add(node: fx.Node) -> bool:
@@ -149,79 +102,125 @@ def _increasing(pairs: Sequence[Pair], order_a: Mapping[str, int]) -> Iterator[P
 
 @dataclass
 class Composition:
-    """A proof under way: the two sides, the key, the error allowed, and what was found so far."""
+    """A proof under way: the two sides, the key, the error allowed to one region (log2), and what was found so far."""
 
     a: Side
     b: Side
     key: bytes
-    log2_target: float
+    share: float
     progress: Callable[[str], None] | None = None
     regions: list[Region] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     diverging: Region | None = None
-    share: float = 0.0  # log2 of the error allowed to one region
+    attempts: int = 0
+    memo: dict[Any, Decision] = field(default_factory=dict)
 
     def prove(self, pairs: Sequence[Pair], outputs: Sequence[Pair]) -> bool:
         """True if all `outputs` are proved equal; `pairs` are tried on the way."""
-        self.share = self.log2_target - math.log2(max(2, len(pairs) + len(outputs)))
         for pair in pairs:
-            region = self._try(pair, widen=self.diverging is None)
+            region = self.attempt(pair, widen=self.diverging is None)
             if region.proved:
                 self.regions.append(region)
-                self._cut_at(region)
-            elif self.diverging is None and region.refused is None:
+                self.cut_at(region)
+            elif self.diverging is None and region.decision.refused is None:
                 self.diverging = region
-        results = [self._try(pair, widen=True) for pair in outputs]
+        results = [self.attempt(pair, widen=True) for pair in outputs]
         self.regions += results
+        if self.diverging is None:
+            self.diverging = next((r for r in results if not r.proved and r.decision.refused is None), None)
         return all(region.proved for region in results)
 
     @property
-    def log2_bound(self) -> float:
-        """log2 of the probability that some region was judged equal and is not."""
-        bounds = [region.log2_bound for region in self.regions if region.proved]
-        return math.inf if math.inf in bounds else math.log2(sum(2.0**bound for bound in bounds)) if bounds else 0.0
+    def log2_bounds(self) -> list[float]:
+        """log2 of the chance of a false agreement for each distinct region, and of what was tried in vain."""
+        proved = [r.decision.log2_bound for r in self.regions if r.proved and not r.again]
+        return [*proved, *([self.share] * (self.attempts - len(proved)))]
 
-    def _cut_at(self, region: Region) -> None:
+    def cut_at(self, region: Region) -> None:
+        """Lets both programs read a fresh value at a pair proved equal."""
+        value = region.decision.value
         # a value with masked or undefined elements is not one that random numbers can stand for
-        if isinstance(region.value, Field) and not region.value.tagged and region.value.undefined is None:
-            self.cuts.append(Cut(region.pair, tuple(region.value.shape)))
+        if isinstance(value, Field) and not value.tagged and value.undefined is None:
+            self.cuts.append(Cut(region.pair, tuple(value.shape)))
+        region.decision.__dict__["value"] = None if not region.again else value
 
-    def _try(self, pair: Pair, *, widen: bool) -> Region:
+    def attempt(self, pair: Pair, *, widen: bool) -> Region:
+        """What is found for a pair, with fewer and fewer cuts if `widen`."""
         if self.progress:
             self.progress(pair.name)
-        dropped, region = 0, self._compare(pair, self.cuts)
-        # a region that is unequal may lean on a relation that a cut forgot: take the nearest cuts away before saying anything
-        while widen and not region.proved and region.refused is None and dropped < len(self.cuts):
-            dropped = min(len(self.cuts), max(1, 4 * dropped))
-            region = self._compare(pair, self.cuts[: len(self.cuts) - dropped])
-        if not region.proved and region.refused is None and region.tally.calls.get("sign"):
-            other = self._compare(pair, self.cuts, theory="signs")
-            region = other if other.proved else region
-        return region
-
-    def _compare(self, pair: Pair, cuts: Sequence[Cut], theory: Theory = "gates") -> Region:
-        """The comparison with as many primes as the region's share of the error takes."""
-        count = first_count(self.share) if theory == "gates" else max(4, math.ceil(-self.share))
-        while True:
-            region = self._compare_with(pair, cuts, theory, count)
-            enough = not region.proved or region.log2_bound <= self.share or region.log2_bound == math.inf
-            if enough or theory == "signs" or count == MOST_PRIMES:
+        region = first = self._compare(pair, self.cuts)
+        for cuts in self._fewer() if widen and not region.proved and region.decision.refused is None else ():
+            region = self._compare(pair, cuts)
+            if region.proved:
                 return region
-            count += 1
+        return region if region.proved else first
 
-    def _compare_with(self, pair: Pair, cuts: Sequence[Cut], theory: Theory, count: int) -> Region:
-        world = World(sub_key(self.key, pair.name, theory, len(cuts), count), count, theory)
-        region = Region(pair, False, primes=count, theory=theory, tally=world.tally)
-        try:
-            x = self.a.value(world, {cut.pair.a: cut for cut in cuts}, pair.a)
-            y = self.b.value(world, {cut.pair.b: cut for cut in cuts}, pair.b)
-        except Refused as refused:
-            return replace(region, refused=refused)
-        agreement = same(x, y, world)
-        world.forget()
-        return replace(region, proved=agreement.equal, log2_bound=world.log2_bound(), agreement=agreement, value=y)
+    def _fewer(self) -> Iterator[Sequence[Cut]]:
+        """Smaller and smaller sets of cuts: a region that is unequal may lean on a relation that a cut forgot."""
+        writes = [cut for cut in self.cuts if not cut.pair.stream]
+        if len(writes) < len(self.cuts):
+            yield writes
+        dropped = 0
+        while dropped < len(writes):
+            dropped = min(len(writes), max(1, 4 * dropped))
+            yield writes[: len(writes) - dropped]
+
+    def _compare(self, pair: Pair, cuts: Sequence[Cut]) -> Region:
+        at_a = {self.a.representative[cut.pair.a]: cut for cut in cuts}
+        at_b = {self.b.representative[cut.pair.b]: cut for cut in cuts}
+        x, y = self.a.representative[pair.a], self.b.representative[pair.b]
+        known = self._signature(x, y, at_a, at_b, cuts)
+        if known in self.memo:
+            return Region(pair, self.memo[known], tuple(cuts), again=True)
+        self.attempts += 1
+
+        def experiment(world: World) -> tuple[Any, Any]:
+            return _value(self.a, x, at_a, world), _value(self.b, y, at_b, world)
+
+        key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
+        decision = decide(experiment, key, self.share)
+        if not decision.equal and decision.refused is None and decision.tally.calls.get("sign"):
+            self.attempts += 1
+            other = decide(experiment, key, self.share, "signs")
+            decision = other if other.equal else decision
+        self.memo[known] = decision
+        return Region(pair, decision, tuple(cuts))
+
+    def _signature(self, x: str, y: str, at_a: Mapping[str, Cut], at_b: Mapping[str, Cut], cuts: Sequence[Cut]) -> Any:
+        number = {cut.pair: i for i, cut in enumerate(cuts)}
+        labels: Numbering = {}
+        places: Numbering = {}
+        return tuple(
+            side.signature(want, {name: (number[cut.pair], cut.shape) for name, cut in at.items()}, labels, places)
+            for side, want, at in ((self.a, x, at_a), (self.b, y, at_b))
+        )
+
+    def localise(self) -> None:
+        """Narrows the first divergence down to the earliest site of all that differs."""
+        found = self.diverging
+        if found is None:
+            return
+        inside = {node.name for node in self.b.region(self.b.representative[found.pair.b], {self.b.representative[c.pair.b]: c for c in found.cuts})}
+        self.cuts = list(found.cuts)
+        for pair in candidates(self.a.program, self.b.program, every=True):
+            if self.b.representative[pair.b] in inside and pair.b != found.pair.b:
+                region = self.attempt(pair, widen=False)
+                if region.proved:
+                    self.cut_at(region)
+                elif region.decision.refused is None and not any(r.proved for r in (self.attempt(found.pair, widen=False),)):
+                    self.diverging = region
+                    return
 
 
-def first_count(share: float) -> int:
-    """A number of primes to start with: on regions of transformers n primes give about 2^(27 - 18.5 n), measured."""
-    return 3 if share > -26 else 4 if share > -46 else 5
+def _value(side: Side, want: str, cuts: Mapping[str, Cut], world: World) -> Any:
+    """The exact value of a node of a side's graph, with fresh values at the cuts; what is not needed is not drawn."""
+    given: dict[str, Any] = {}
+    for node in side.region(want, cuts):
+        if node.name in cuts:
+            cut = cuts[node.name]
+            given[node.name] = replace(world.tensor(f"cut {cut.pair.name}", cut.shape), dtype=node.meta["val"].dtype)
+        elif node.name in side.numbers:
+            given[node.name] = side.numbers[node.name]
+        elif node.op == "placeholder":
+            given[node.name] = side.leaves[node.name].value(world)
+    return evaluate(side.graph, given, [want], world)[want]

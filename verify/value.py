@@ -127,11 +127,6 @@ def some(mask: Tensor | None) -> Tensor | None:
     return mask if mask is not None and bool(mask.any()) else None
 
 
-def sizes(value: Any) -> tuple[int, ...] | None:
-    """The shape of a tensor-like value, None for anything else."""
-    return tuple(value.shape) if is_value(value) else None
-
-
 def flat(values: Sequence[Any]) -> list[Any]:
     """The leaves of nested lists and tuples."""
     out: list[Any] = []

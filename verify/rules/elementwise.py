@@ -27,11 +27,6 @@ def function(name: str, odd: bool = False) -> Rule:
     return lambda a, x: a.oracle(name, x, odd=odd)
 
 
-def declared(a: Algebra, name: str, *arguments: Value) -> Field:
-    """An op that the caller declares elementwise."""
-    return a.oracle(f"declared {name}", *arguments)
-
-
 def vanishing(a: Algebra, x: Value, f: Rule) -> Field:
     """f(x), zero where x is -inf or a smallest finite number."""
     x = a.field(x)

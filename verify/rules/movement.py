@@ -133,11 +133,6 @@ def viewed(a: Algebra, x: Value, shape: Sequence[int]) -> Value:
     return moved(a, lambda t: t.reshape(shape), x)
 
 
-def as_strided(a: Algebra, *_: Any) -> Value:
-    """Refused: storage has no meaning here."""
-    return a.refuse("it reads storage, not elements")
-
-
 MOVERS = (
     aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default, aten.mT.default, aten.movedim.intlist, aten.movedim.int,
     aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.expand.default, aten.broadcast_to.default,
