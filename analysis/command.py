@@ -1,174 +1,238 @@
-"""The command `tautomer`: trace, rewrite, verify, show and export programs. Exit codes: 0 proved (or done), 1 refuted, 2 misuse, 3 not proved."""
+"""The command line: `tautomer demo | trace | sites | apply | verify | show | export`.
+
+Exit codes: 0 done, or proved (with `verify --require consistent`: no difference found); 1 refuted; 2 misuse; 3 neither proved nor
+refuted; 70 a bug of ours. Results go to standard output, progress and errors to standard error.
+"""
 
 from __future__ import annotations
 
-import os
+import re
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 from rich.console import Console
 
-from rewrite import TautomerError, load
+if TYPE_CHECKING:
+    from rewrite import Program
 
-app = typer.Typer(name="tautomer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-notices = Console(stderr=True)
+MISUSE, BUG, INTERRUPTED, PATIENCE = 2, 70, 130, 2.0  # Units: PATIENCE seconds
 
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that tautomer wrote.")]
-Output = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
-Kind = Literal["output", "input", "term", "family", "part", "path"]
+app = typer.Typer(
+    name="tautomer",
+    help="Rewrites a PyTorch model into another form of the same function, and proves that nothing changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A saved program.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the program is saved.")]
+Example = Annotated[Path | None, typer.Option("--example", metavar="FILE", help="Example inputs: a safetensors file of keyword arguments.")]
+Named = Annotated[str, typer.Argument(metavar="SPEC", help="hf:NAME_OR_DIR, or file.py:factory.")]
 
 
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Shows `what` while it goes on: a spinner on a terminal, one line elsewhere."""
-    if not notices.is_terminal:
-        notices.print(f"{what} ...", highlight=False)
-        yield
-        return
-    with notices.status(what):
-        yield
+class Required(str, Enum):
+    """What `verify` must find for the exit code 0."""
+
+    proved = "proved"
+    consistent = "consistent"
 
 
 @app.command()
-def demo() -> int:
-    """The main job on the bundled model: rewrite, prove, switch off, save, export."""
+def demo() -> None:
+    """Takes the bundled model apart, proves that it is still the same, switches parts off, saves it and hands it on."""
     from analysis.demo.story import tell
 
-    return tell(lambda text: print(text, flush=True))
+    raise typer.Exit(tell(typer.echo))
 
 
 @app.command()
 def trace(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="hf:NAME_OR_DIR, or file.py:factory.")],
-    out: Output,
-    example: Annotated[Path | None, typer.Option(help="Example inputs by name, a safetensors file.")] = None,
-    static: Annotated[bool, typer.Option("--static", help="Fix all shapes to the example's.")] = False,
-    forward_only: Annotated[bool, typer.Option("--forward-only", help="Accept a model whose gradients do not survive.")] = False,
-) -> int:
+    spec: Named,
+    output: Output,
+    example: Example = None,
+    forward_only: Annotated[bool, typer.Option("--forward-only", help="Accept a model whose gradients tracing loses.")] = False,
+) -> None:
     """Traces a model and saves the program."""
-    from analysis.source import program_of
+    from analysis.spec import read_spec
+    from rewrite import trace as trace_model
 
     with working(f"tracing {spec}"):
-        program = program_of(spec, example=example, dynamic=not static, forward_only=forward_only)
-        program.save(out)
-    header = program.header
-    print(f"{out}: {header.model}, {len(program.sites_by_address)} sites, dynamic: {header.dynamic}; " + "; ".join(f"{k} {v}" for k, v in header.checks.items()))
-    return 0
+        named = read_spec(spec, example)
+        program = trace_model(named.model, **named.example, forward_only=forward_only)
+        program.save(output)
+    typer.echo(_summary(program, output))
 
 
 @app.command()
 def sites(
     directory: Folder,
-    glob: Annotated[str, typer.Argument(help="Addresses: * stops at . and /, ** does not.")] = "**",
-    kind: Annotated[Kind | None, typer.Option(help="Sites of this kind only.")] = None,
-) -> int:
-    """Lists the sites that can be rewritten, read or edited."""
-    program = load(directory)
-    program.select(glob, kind=kind)
-    print(program.sites(glob, kind=kind))
-    return 0
+    glob: Annotated[str, typer.Argument(metavar="GLOB", help="Which: `*` stops at the marks of an address, `**` does not.")] = "**",
+) -> None:
+    """Lists the sites of a program: the values that passes and gates can name."""
+    program = _loaded(directory)
+    program.select(glob)  # says what is near if nothing matches
+    typer.echo(str(program.sites(glob)))
 
 
 @app.command()
 def apply(
     directory: Folder,
-    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="Passes, one [[pass]] table each.")],
-    out: Output,
-) -> int:
-    """Applies the passes of a plan and saves the rewritten program."""
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The passes, one [[pass]] table each.")],
+    output: Output,
+) -> None:
+    """Applies the passes of a plan to a program and saves the result."""
     from analysis.plan import read_plan
 
-    program = load(directory)
-    bounds = read_plan(plan, program)
-    with working(f"applying {len(bounds)} passes"):
-        rewritten = program.apply(*bounds)
-        rewritten.save(out)
+    bound = read_plan(plan)
+    program = _loaded(directory)
+    with working(f"applying {plan}"):
+        rewritten = program.apply(*bound)
+        rewritten.save(output)
     for step in rewritten.steps[len(program.steps) :]:
-        print(f"{step.name}: at {len(step.sites)} sites" + "".join(f"\n  skipped {site}: {why}" for site, why in step.skipped.items()))
-    print(f"{out}: saved. Prove it with: tautomer verify {out}")
-    return 0
+        typer.echo(f"{step.name} at {', '.join(step.sites)}")
+        for site, reason in step.skipped.items():
+            typer.echo(f"  skipped {site}: {reason}")
+    typer.echo(_summary(rewritten, output))
 
 
 @app.command()
 def verify(
-    a: Annotated[str, typer.Argument(metavar="A", help="A folder, or a SPEC.")],
-    b: Annotated[str | None, typer.Argument(metavar="B", help="What to compare with; the program as traced if left out.")] = None,
-    require: Annotated[Literal["proved", "consistent"], typer.Option(help="What exit code 0 takes.")] = "proved",
-    bound: Annotated[float, typer.Option(help="The probability of error allowed, e.g. 1e-12.")] = 2.0**-20,
-    json: Annotated[Path | None, typer.Option(help="Also write the report here, for machines.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Draw keys from this seed instead of fresh entropy.")] = None,
-) -> int:
-    """Decides whether two programs compute the same function, and whether their terms are what they claim."""
-    from analysis.source import program_of
+    a: Annotated[str, typer.Argument(metavar="A", help="A saved program or a SPEC.")],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another one; left out: the model that A was traced from.")] = None,
+    require: Annotated[Required, typer.Option(help="What makes the exit code 0.")] = Required.proved,
+    bound: Annotated[str, typer.Option(help="The largest error probability of a proof, such as 2^-40.")] = "2^-20",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Writes the report as JSON too; - is standard output.")] = None,
+) -> None:
+    """Says whether two programs compute the same function, and whether a program's terms are what they claim to be."""
+    from rewrite import InputError
     from verify import equivalence
 
-    with working(f"reading {a}"):
-        first = program_of(a)
-    second = None
-    if b is not None:
-        with working(f"reading {b}"):
-            second = program_of(b, like=first)
-    with working("verifying"):
-        report = equivalence(first, second, bound=bound, seed=seed)
-    print(report)
-    if json is not None:
-        write_text(json, report.to_json())
-    return report.exit_code(require)
+    error = read_bound(bound)
+    if b is None and _is_spec(a):
+        raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
+    first = None if _is_spec(a) else _loaded(Path(a))
+    second = None if b is None or _is_spec(b) else _loaded(Path(b))
+    with working(f"proving {a}"):
+        first = first or _traced_like(a, second)
+        second = second or (None if b is None else _traced_like(b, first))
+        report = equivalence(first, second, bound=error)
+    if json_file is not None and str(json_file) != "-":
+        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
+    typer.echo(report.to_json() if str(json_file) == "-" else str(report))
+    raise typer.Exit(report.exit_code(require.value))
 
 
 @app.command()
-def show(directory: Folder) -> int:
-    """Prints a program: its header, history, and every node with the sites it carries."""
-    print(load(directory))
-    return 0
+def show(directory: Folder) -> None:
+    """Prints a program: its history, and every operation with the sites that it carries."""
+    typer.echo(str(_loaded(directory)))
 
 
 @app.command()
 def export(
     directory: Folder,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .pt2 to write; plain torch runs it.")],
-    gates: Annotated[Literal["buffers", "inputs"], typer.Option(help="What gates become.")] = "buffers",
-) -> int:
-    """Writes a program that runs without tautomer, its gates as named buffers."""
-    program = load(directory)
-    with working(f"exporting {directory}"):
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the .pt2 is written.")],
+    gates: Annotated[str, typer.Option(help="Gates as named `buffers`, or as `inputs`.")] = "buffers",
+) -> None:
+    """Writes a program as a .pt2 file that plain torch runs."""
+    program = _loaded(directory)
+    with working(f"exporting {file}"):
         program.export(file, gates=gates)
-    print(f"{file}: written, {file.stat().st_size:,} bytes")
-    return 0
+    typer.echo(f"{file}: {file.stat().st_size:,} bytes, {len(program.gates)} gates")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+def read_bound(text: str) -> float:
+    """The number that `2^-40`, `2**-40` or `1e-9` spells.
+
+    Raises: InputError unless it lies between 0 and 1.
+    """
+    from rewrite import InputError
+
+    power = re.fullmatch(r"2(?:\^|\*\*)-(\d{1,3})", text.replace(" ", ""))
     try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise TautomerError(f"{path}: expected a place to write to, got: {error.strerror}. Choose another one.") from None
+        value = 2.0 ** -int(power[1]) if power else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise InputError(f"--bound: expected a probability such as 2^-40 or 1e-9, got {text!r}. Smaller means a longer proof.")
+    return value
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says on standard error what takes longer than two seconds: a spinner at a terminal, one plain line elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with console.status(what, spinner="dots"):
+            yield
+        return
+    line = threading.Timer(PATIENCE, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    line.daemon = True
+    line.start()
+    try:
+        yield
+    finally:
+        line.cancel()
+
+
+def _loaded(directory: Path) -> Program:
+    from rewrite import load
+
+    with working(f"loading {directory}"):
+        return load(directory)
+
+
+def _is_spec(text: str) -> bool:
+    from analysis.spec import is_spec
+
+    return is_spec(text)
+
+
+def _traced_like(spec: str, other: Program | None) -> Program:
+    """The model that `spec` names, traced on the example of `other` if there is one."""
+    from analysis.spec import read_spec
+    from rewrite import trace as trace_model
+
+    named = read_spec(spec)
+    args, kwargs = other.example if other is not None else ((), named.example)
+    return trace_model(named.model, *args, **kwargs)
+
+
+def _summary(program: Program, output: Path) -> str:
+    counts = f"{len(program.sites_by_address)} sites, {len(program.steps)} steps, {len(program.gates)} gates"
+    checks = "; ".join(f"{what}: {found}" for what, found in program.header.checks.items())
+    return f"{output}: {program.header.model}, {counts}; dynamic: {program.header.dynamic}; {checks}"
 
 
 def main() -> None:
-    """Runs the command line and exits."""
+    """Runs the command line and exits with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of `tautomer ARGUMENTS`; misuse is one line, a bug of ours a traceback."""
+    from rewrite import TautomerError
+
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.exceptions.ClickException as error:
+        return app(args=arguments, prog_name="tautomer", standalone_mode=False) or 0
+    except typer.TyperException as error:
         error.show()
-        code = 2
-    except (TautomerError, NotADirectoryError) as error:
-        print(f"tautomer: {error}", file=sys.stderr)
-        code = 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("tautomer: stopped.", file=sys.stderr)
-        code = 130
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-if __name__ == "__main__":
-    main()
+        return MISUSE
+    except (TautomerError, OSError) as error:
+        print(f"tautomer: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISUSE
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - a crash must not look like the exit code 1, which means refuted
+        traceback.print_exc()
+        print("tautomer: that is a bug; the lines above belong in its report.", file=sys.stderr)
+        return BUG

@@ -1,13 +1,10 @@
-"""Plans: passes written down in TOML, one table each.
+"""Plans: a list of passes as a TOML file, so that a rewrite is data that can be kept beside its result.
 
     [[pass]]
-    name = "direction"                        # a pass of the catalogue
-    at = ["transformer.h.*.mlp"]              # addresses or globs
-    term = "fire"                             # optional: what its terms are called
-    d = "vectors.safetensors:fire"            # its arguments: numbers, strings, tensors, or weights of the model
-
-A tensor is `file.safetensors:key` (beside the plan), a whole file is `file.safetensors`, a model's own weight is `weight:lm_head.weight`
-or rows of it, `weight:lm_head.weight[3,5]`.
+    name = "direction"                      # a pass of the catalogue
+    at = "transformer.h.*.mlp"              # an address, a glob, or a list of them
+    term = "fire"                           # what its term is called; the pass's name if left out
+    d = "directions.safetensors:fire"       # its arguments: numbers, words, tensors of a file beside the plan
 """
 
 from __future__ import annotations
@@ -17,61 +14,64 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+import torch
 
 import passes
-from rewrite import Bound, InputError, Law, PassError, Program
+from analysis.spec import read_tensors
+from rewrite import Bound, FileError, Law, PassError
 from rewrite.errors import nearest
 
-RESERVED = ("name", "at", "term")
+TENSOR = re.compile(r"(?P<file>.+\.safetensors)(:(?P<key>.+))?")
 
 
-def read_plan(path: Path, program: Program) -> list[Bound]:
-    """The passes of a plan, bound to their addresses and arguments.
+def read_plan(path: Path) -> list[Bound]:
+    """The passes of a plan, in order.
 
-    Raises: InputError or PassError naming the table that is wrong.
+    Raises: FileError or PassError naming the table that is wrong.
     """
     try:
-        plan = tomllib.loads(path.read_text())
-    except OSError:
-        raise InputError(f"{path}: expected a plan, got no readable file. Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected TOML, got something else: {error}.") from None
-    tables = plan.get("pass")
-    if set(plan) != {"pass"} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-        raise InputError(f"{path}: expected [[pass]] tables and nothing else, got {sorted(plan)}. Begin each pass with [[pass]].")
-    return [_bound(table, f"{path}, pass {number}", path.parent, program) for number, table in enumerate(tables, 1)]
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: expected a plan, got none that can be read ({getattr(error, 'strerror', None) or error}). Check the path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path}: expected TOML, got {error}. Write one [[pass]] table per pass.") from error
+    unknown = [key for key in tables if key != "pass"]
+    listed = tables.get("pass")
+    if unknown or not isinstance(listed, list) or not listed:
+        found = f"the table {unknown[0]!r}" if unknown else "no pass"
+        raise FileError(f"{path}: expected [[pass]] tables only, got {found}. Write one [[pass]] table per pass.")
+    return [_bound(dict(table), f"{path} pass {number}", path.parent) for number, table in enumerate(listed, 1)]
 
 
-def _bound(table: dict[str, Any], where: str, folder: Path, program: Program) -> Bound:
-    name, at = table.get("name"), table.get("at")
-    law = getattr(passes, name, None) if isinstance(name, str) and name in passes.__all__ else None
-    if not isinstance(law, Law):
-        raise PassError(f"{where}: expected name = one of {', '.join(passes.__all__)}, got {name!r}.{nearest(str(name), passes.__all__)}")
-    addresses = [at] if isinstance(at, str) else at
-    if not isinstance(addresses, list) or not addresses or not all(isinstance(a, str) for a in addresses):
-        raise InputError(f"{where}: expected at = an address or a list of them, got {at!r}. List them with: tautomer sites DIR.")
-    arguments = {key: _argument(value, f"{where}, {key}", folder, program) for key, value in table.items() if key not in RESERVED}
-    return law.at(*addresses, name=table.get("term"), **arguments)
-
-
-def _argument(value: Any, where: str, folder: Path, program: Program) -> Any:
-    if not isinstance(value, str):
-        return value
-    weight = re.fullmatch(r"weight:([^\[\]]+)(?:\[([\d,\s]+)\])?", value)
-    if weight:
-        whole = program.weight(weight[1])
-        rows = [int(row) for row in (weight[2] or "").split(",") if row.strip()]
-        return whole[rows[0]] if len(rows) == 1 else whole[rows] if rows else whole
-    tensor = re.fullmatch(r"(.+\.safetensors)(?::(.+))?", value)
-    return _tensors(folder / tensor[1], tensor[2], where) if tensor else value
-
-
-def _tensors(path: Path, key: str | None, where: str) -> Any:
+def _bound(table: dict[str, Any], where: str, folder: Path) -> Bound:
+    name, at, term = table.pop("name", None), table.pop("at", None), table.pop("term", None)
+    catalogue = {known: getattr(passes, known) for known in passes.__all__}
+    if name not in catalogue:
+        raise PassError(f"{where}: expected name = one of {', '.join(catalogue)}, got {name!r}.{nearest(str(name), catalogue)}")
+    if not at or not all(isinstance(one, str) for one in ([at] if isinstance(at, str) else at)):
+        raise PassError(f"{where} ({name}): expected at = an address or a list of them, got {at!r}. See tautomer sites.")
+    law: Law = catalogue[name]
     try:
-        tensors = load_file(path)
-    except Exception as error:
-        raise InputError(f"{where}: expected a safetensors file at {path}, got: {str(error).splitlines()[0]}") from None
-    if key is not None and key not in tensors:
-        raise InputError(f"{where}: expected a tensor {key!r} in {path.name}, got none.{nearest(key, tensors)}")
-    return tensors if key is None else tensors[key]
+        return law.at(at, name=term, **{key: _value(value, folder) for key, value in table.items()})
+    except (PassError, FileError) as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _value(value: Any, folder: Path) -> Any:
+    """An argument as the pass takes it: a file's tensor, or all of its tensors by name; a list of numbers is a tensor too."""
+    if isinstance(value, list):
+        numbers = value and all(isinstance(one, int | float) or _is_row(one) for one in value)
+        return torch.tensor(value, dtype=torch.float32) if numbers else [_value(one, folder) for one in value]
+    found = TENSOR.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    tensors = read_tensors(folder / found["file"])
+    if found["key"] is None:
+        return tensors
+    if found["key"] not in tensors:
+        raise FileError(f"{value}: expected a tensor {found['key']!r} in the file, got {len(tensors)} others.{nearest(found['key'], tensors)}")
+    return tensors[found["key"]]
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, int | float) for one in value)

@@ -13,17 +13,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, fx
 
+from rewrite.errors import PassError
 from rewrite.program import Program
 from rewrite.records import Claim
 from rewrite.run import needed
-from verify.interpret import Refused, evaluate, same
-from verify.regions import MOST_PRIMES, Side, first_count, floating, sub_key
-from verify.value import Concrete, is_value
+from verify.decide import Decision, decide, sub_key
+from verify.interpret import evaluate
+from verify.structure import Side, floating
+from verify.value import Concrete
 from verify.world import World
 
-Shapes = Callable[[str], tuple[int, ...]]
 ALL_MEMBERS, SAMPLED = 64, 16
+LONGEST = 90  # characters of an equation
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Proof:
     claim: Claim
     proved: bool
     log2_bound: float
-    members: tuple[int, int] | None = None  # proved for, out of
+    members: tuple[int, int] | None = None  # tried, out of
     refused: str | None = None
 
     @property
@@ -42,27 +45,49 @@ class Proof:
         return self.members is not None and self.members[0] < self.members[1]
 
 
-def prove(side: Side, claims: Sequence[Claim], key: bytes, log2_target: float, shapes: Shapes, progress: Callable[[str], None] | None = None) -> list[Proof]:
-    """A proof, or the lack of one, for each claim. `shapes` gives the shape of a node for the inputs at hand."""
-    share = log2_target - math.log2(max(2, len(claims)))
+def prove(side: Side, claims: Sequence[Claim], key: bytes, share: float, progress: Callable[[str], None] | None = None) -> list[Proof]:
+    """A proof, or the lack of one, for each claim; each is wrong with probability at most 2^share.
+
+    Raises: PassError for a claim that reads no term: it says nothing.
+    """
     proofs = []
     for number, claim in enumerate(claims):
         if progress:
             progress(f"claim at {claim.site}")
-        proofs.append(_prove(side, claim, sub_key(key, "claim", number), share, shapes))
+        _check_reads(side.program, claim)
+        proofs.append(_prove(side, claim, sub_key(key, "claim", number), share))
     return proofs
 
 
-def _prove(side: Side, claim: Claim, key: bytes, share: float, shapes: Shapes) -> Proof:
+def _check_reads(program: Program, claim: Claim) -> None:
+    """A claim's equation must depend on a node of one of the terms that it speaks of."""
+    terms = {name for address in claim.reads for name in _term_nodes(program, address)}
+    used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
+    if not any(claim.bindings[name][1] in terms for name in used):
+        raise PassError(f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing.")
+
+
+def _term_nodes(program: Program, address: str) -> set[str]:
+    family, site = program.families.get(address), program.sites_by_address.get(address)
+    return {*(family.operands if family else ()), *([site.node] if site else ())}
+
+
+def _prove(side: Side, claim: Claim, key: bytes, share: float) -> Proof:
     members, total = _members(side.program, claim, key)
-    bound = -math.inf
+    bound = 0.0
     for member in members:
-        found = _prove_member(side, claim, sub_key(key, member), share - math.log2(len(members)), shapes, member)
-        if not found.proved:
-            return replace(found, members=None if member is None else (member, total))
-        bound = max(bound, found.log2_bound)
-    tried = None if members == [None] else (len(members), total)
-    return Proof(claim, True, bound + math.log2(len(members)), tried)
+        found = decide(lambda world, m=member: _sides(side, claim, world, m), sub_key(key, member), share - math.log2(len(members)))
+        tried = None if member is None else (len(members), total)
+        if not found.equal or found.log2_bound > share:
+            return Proof(claim, False, 0.0, tried, _why_not(found, member))
+        bound += 2.0**found.log2_bound
+    return Proof(claim, True, math.log2(bound), None if members == [None] else (len(members), total))
+
+
+def _why_not(found: Decision, member: int | None) -> str | None:
+    if found.refused is not None:
+        return found.refused
+    return "its bound is not small enough" if found.equal else None
 
 
 def _members(program: Program, claim: Claim, key: bytes) -> tuple[list[int | None], int]:
@@ -75,61 +100,77 @@ def _members(program: Program, claim: Claim, key: bytes) -> tuple[list[int | Non
     return sorted(random.Random(key).sample(range(size), SAMPLED)), size
 
 
-def _prove_member(side: Side, claim: Claim, key: bytes, share: float, shapes: Shapes, member: int | None) -> Proof:
-    for count in range(first_count(share), MOST_PRIMES + 1):
-        world = World(sub_key(key, count), count)
-        try:
-            left, right = _sides(side, claim, world, shapes, member)
-        except Refused as refused:
-            return Proof(claim, False, 0.0, refused=str(refused))
-        equal = same(left, right, world).equal
-        bound = world.log2_bound()
-        if not equal or bound <= share or bound == math.inf:
-            return Proof(claim, equal and bound != math.inf, bound)
-    return Proof(claim, False, 0.0, refused=f"no bound below 2^{share:.0f} with {MOST_PRIMES} primes")
-
-
-def _sides(side: Side, claim: Claim, world: World, shapes: Shapes, member: int | None) -> tuple[Any, Any]:
+def _sides(side: Side, claim: Claim, world: World, member: int | None) -> tuple[Any, Any]:
+    """The two sides of a claim in a world."""
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
-    values = _bound_values(side, claim, used, world, shapes)
+    values = _bound_values(side, claim, used, world)
     given: dict[str, Any] = {}
     for name, (kind, what) in claim.bindings.items():
         if name not in used:
             continue
         if kind == "member":
-            given[name] = world_index(member)
+            given[name] = Concrete(torch.tensor(member, dtype=torch.int64))
         elif kind == "fresh":
-            node = side.program.nodes[what]
-            given[name] = replace(world.tensor(f"fresh {name}", shapes(what)), dtype=node.meta["val"].dtype)
+            given[name] = _arbitrary(side, world, f"fresh {name}", what)
         else:
             given[name] = values[what]
-    wanted = [node for node in claim.graph.output_node().args[0]]  # type: ignore[union-attr]
-    left, right = (node.name for node in wanted)  # type: ignore[union-attr]
+    left, right = (node.name for node in claim.graph.output_node().args[0])  # type: ignore[union-attr]
     results = evaluate(claim.graph, given, [left, right], world)
     return results[left], results[right]
 
 
-def world_index(member: int | None) -> Any:
-    """The index of a member, as plain data."""
-    return Concrete(torch.tensor(member, dtype=torch.int64))
+def _arbitrary(side: Side, world: World, label: str, node: str) -> Any:
+    return replace(world.tensor(label, side.shape(node)), dtype=side.program.nodes[node].meta["val"].dtype)
 
 
-def _bound_values(side: Side, claim: Claim, used: set[str], world: World, shapes: Shapes) -> dict[str, Any]:
+def _bound_values(side: Side, claim: Claim, used: set[str], world: World) -> dict[str, Any]:
+    """The values of the nodes that a claim reads: arbitrary where the claim begins, computed from there on."""
     nodes = side.program.nodes
     bound = {what for name, (kind, what) in claim.bindings.items() if kind == "node" and name in used}
-    # a bound node that is not read by the claim's graph may still be what a read one is computed from: it is where to cut
+    # a bound node that the claim's graph does not read may still be what a read one is computed from: it is where to cut
     places = {what for kind, what in claim.bindings.values() if kind == "node" and what in side.varying and floating(nodes[what])}
     cuts = {name for name in places if not any(other != name and nodes[other] in needed([nodes[name]]) for other in places)}
-    given = {name: replace(world.tensor(f"at {name}", shapes(name)), dtype=nodes[name].meta["val"].dtype) for name in cuts}
-    values = dict(given)
+    given = {name: _arbitrary(side, world, f"at {name}", name) for name in cuts}
     rest = sorted(bound - cuts)
-    if rest:
-        known = {nodes[name] for name in cuts}
-        reached = needed([nodes[name] for name in rest], known)
-        leaves = {n.name: side.leaf(n.name, world) for n in reached if n.op == "placeholder"}
-        here = {name: value for name, value in given.items() if nodes[name] in reached}
-        values |= evaluate(side.program.graph, {**leaves, **here}, rest, world)
-    assert all(is_value(value) for value in values.values())
-    return values
+    if not rest:
+        return given
+    reached = needed([nodes[name] for name in rest], {nodes[name] for name in cuts})
+    leaves = {n.name: side.leaves[n.name].value(world) for n in reached if n.op == "placeholder"}
+    here = {name: value for name, value in given.items() if nodes[name] in reached}
+    return given | evaluate(side.program.graph, {**leaves, **here}, rest, world)
 
 
+# Equations in words
+
+
+def equation(program: Program, claim: Claim) -> str:
+    """The claim's equation as text: terms by their addresses, weights by their names, other values by their nodes."""
+    names = {}
+    for placeholder, (kind, what) in claim.bindings.items():
+        term = next((address for address in claim.reads if what in _term_nodes(program, address)), None)
+        leaf = program.leaves.get(what)
+        names[placeholder] = "i" if kind == "member" else f"any({what})" if kind == "fresh" else term or (leaf.name if leaf else what)
+    left, right = claim.graph.output_node().args[0]  # type: ignore[misc]
+    text = f"{_expression(left, names, 3)} = {_expression(right, names, 3)}"
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def _expression(value: Any, names: dict[str, str], depth: int) -> str:
+    if not isinstance(value, fx.Node):
+        return str(value)
+    if value.op == "placeholder":
+        return names.get(value.name, value.name)
+    name = getattr(value.target, "overloadpacket", value.target).__name__
+    if name in ("full_like", "zeros_like", "full"):
+        filled = [a for a in value.args[1:] if isinstance(a, (int, float))]
+        return f"{filled[0]:g}" if filled else "0"
+    inner = [a for a in value.args if isinstance(a, (fx.Node, list, tuple)) and (isinstance(a, fx.Node) or any(isinstance(x, fx.Node) for x in a))]
+    if not depth:
+        return f"{name}(...)"
+    shown = [_expression(x, names, depth - 1) for a in inner for x in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(getattr(x, "meta", {}).get("val"), Tensor)]
+    if name in OPERATORS and len(shown) == 2:
+        return f"({shown[0]} {OPERATORS[name]} {shown[1]})"
+    return f"{name}({', '.join(shown)})"
+
+
+OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from verify.interpret import Refused, same
-from verify.value import Agreement
+from verify.value import Agreement, Field
 from verify.world import Tally, World
 
 Theory = Literal["gates", "signs"]
@@ -19,7 +19,10 @@ MOST_PRIMES, MOST_RUNS = 6, 40  # a 128-bit oracle state holds six residues; bey
 
 @dataclass(frozen=True)
 class Decision:
-    """Equal or not, with log2 of the chance that equal is said wrongly; or refused. `value` is the right side of the last run."""
+    """Equal or not, with log2 of the chance that equal is said wrongly; or refused.
+
+    `shape` is that of the value, if random numbers can stand for it: residues, none of them masked or undefined.
+    """
 
     equal: bool
     log2_bound: float = 0.0
@@ -27,7 +30,7 @@ class Decision:
     theory: Theory = "gates"
     agreement: Agreement | None = None
     refused: str | None = None
-    value: Any = None
+    shape: tuple[int, ...] | None = None
     tally: Tally = field(default_factory=Tally)
 
 
@@ -60,8 +63,13 @@ def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "g
         bound = world.log2_bound()
         world.forget()
         total += bound
-        decision = Decision(agreement.equal, total, count, theory, agreement, value=right, tally=world.tally)
+        decision = Decision(agreement.equal, total, count, theory, agreement, shape=_shape(right), tally=world.tally)
         if not agreement.equal or total <= share or total == math.inf or bound == 0.0 and count == MOST_PRIMES:
             return decision
         count = min(count + 1, MOST_PRIMES)
     return Decision(False, total, count, theory, refused=f"no bound below 2^{share:.0f} in {MOST_RUNS} runs", tally=Tally())
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    plain = isinstance(value, Field) and not value.tagged and value.undefined is None
+    return tuple(value.shape) if plain else None

@@ -23,7 +23,6 @@ from rewrite.run import needed
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
 from verify.structure import Numbering, Side, floating
-from verify.value import Field
 from verify.world import World
 
 aten = torch.ops.aten
@@ -138,11 +137,8 @@ class Composition:
 
     def cut_at(self, region: Region) -> None:
         """Lets both programs read a fresh value at a pair proved equal."""
-        value = region.decision.value
-        # a value with masked or undefined elements is not one that random numbers can stand for
-        if isinstance(value, Field) and not value.tagged and value.undefined is None:
-            self.cuts.append(Cut(region.pair, tuple(value.shape)))
-        region.decision.__dict__["value"] = None if not region.again else value
+        if region.decision.shape is not None:
+            self.cuts.append(Cut(region.pair, region.decision.shape))
 
     def attempt(self, pair: Pair, *, widen: bool) -> Region:
         """What is found for a pair, with fewer and fewer cuts if `widen`."""
@@ -207,7 +203,7 @@ class Composition:
                 region = self.attempt(pair, widen=False)
                 if region.proved:
                     self.cut_at(region)
-                elif region.decision.refused is None and not any(r.proved for r in (self.attempt(found.pair, widen=False),)):
+                elif region.decision.refused is None:
                     self.diverging = region
                     return
 
