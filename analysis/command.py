@@ -6,15 +6,15 @@ refuted; 70 a bug of ours. Results go to standard output, progress and errors to
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -22,12 +22,12 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rewrite import Program
 
-MISUSE, BUG, INTERRUPTED, PATIENCE = 2, 70, 130, 2.0  # Units: PATIENCE seconds
+MISUSE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+PATIENCE = 2.0  # Units: seconds
 
 app = typer.Typer(
     name="tautomer",
     help="Rewrites a PyTorch model into another form of the same function, and proves that nothing changed.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -35,20 +35,12 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A saved program.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the program is saved.")]
-Example = Annotated[Path | None, typer.Option("--example", metavar="FILE", help="Example inputs: a safetensors file of keyword arguments.")]
-Named = Annotated[str, typer.Argument(metavar="SPEC", help="hf:NAME_OR_DIR, or file.py:factory.")]
-
-
-class Required(str, Enum):
-    """What `verify` must find for the exit code 0."""
-
-    proved = "proved"
-    consistent = "consistent"
+Kind = Literal["output", "input", "term", "family", "part", "path"]
 
 
 @app.command()
 def demo() -> None:
-    """Takes the bundled model apart, proves that it is still the same, switches parts off, saves it and hands it on."""
+    """The whole story on a small model that is included."""
     from analysis.demo.story import tell
 
     raise typer.Exit(tell(typer.echo))
@@ -56,18 +48,19 @@ def demo() -> None:
 
 @app.command()
 def trace(
-    spec: Named,
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="hf:NAME_OR_DIR, or file.py:factory.")],
     output: Output,
-    example: Example = None,
+    example: Annotated[Path | None, typer.Option(metavar="FILE", help="Example inputs by name: a safetensors file.")] = None,
+    static: Annotated[bool, typer.Option("--static", help="Fix all shapes to the example's.")] = False,
     forward_only: Annotated[bool, typer.Option("--forward-only", help="Accept a model whose gradients tracing loses.")] = False,
 ) -> None:
-    """Traces a model and saves the program."""
-    from analysis.spec import read_spec
-    from rewrite import trace as trace_model
+    """Traces a model, saves the program."""
+    from analysis.source import model_of
+    from rewrite import trace as traced
 
     with working(f"tracing {spec}"):
-        named = read_spec(spec, example)
-        program = trace_model(named.model, **named.example, forward_only=forward_only)
+        model, inputs = model_of(spec, example)
+        program = traced(model, dynamic=not static, forward_only=forward_only, **inputs)
         program.save(output)
     typer.echo(_summary(program, output))
 
@@ -76,11 +69,12 @@ def trace(
 def sites(
     directory: Folder,
     glob: Annotated[str, typer.Argument(metavar="GLOB", help="Which: `*` stops at the marks of an address, `**` does not.")] = "**",
+    kind: Annotated[Kind | None, typer.Option(help="Sites of this kind only.")] = None,
 ) -> None:
-    """Lists the sites of a program: the values that passes and gates can name."""
+    """Lists the values that passes and gates can name."""
     program = _loaded(directory)
-    program.select(glob)  # says what is near if nothing matches
-    typer.echo(str(program.sites(glob)))
+    program.select(glob, kind=kind)  # says what is near if nothing matches
+    typer.echo(str(program.sites(glob, kind=kind)))
 
 
 @app.command()
@@ -89,11 +83,11 @@ def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The passes, one [[pass]] table each.")],
     output: Output,
 ) -> None:
-    """Applies the passes of a plan to a program and saves the result."""
+    """Applies the passes of a plan, saves the result."""
     from analysis.plan import read_plan
 
-    bound = read_plan(plan)
     program = _loaded(directory)
+    bound = read_plan(plan, program)
     with working(f"applying {plan}"):
         rewritten = program.apply(*bound)
         rewritten.save(output)
@@ -106,34 +100,37 @@ def apply(
 
 @app.command()
 def verify(
-    a: Annotated[str, typer.Argument(metavar="A", help="A saved program or a SPEC.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A saved program, or a model as for trace.")],
     b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another one; left out: the model that A was traced from.")] = None,
-    require: Annotated[Required, typer.Option(help="What makes the exit code 0.")] = Required.proved,
+    require: Annotated[Literal["proved", "consistent"], typer.Option(help="What makes the exit code 0.")] = "proved",
     bound: Annotated[str, typer.Option(help="The largest error probability of a proof, such as 2^-40.")] = "2^-20",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Writes the report as JSON too; - is standard output.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also writes JSON; - is standard output.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws keys from this seed, not from fresh entropy; the report says so.")] = None,
 ) -> None:
-    """Says whether two programs compute the same function, and whether a program's terms are what they claim to be."""
+    """Proves or refutes that two programs compute the same."""
+    from analysis.source import names_a_model, program_of
     from rewrite import InputError
     from verify import equivalence
 
     error = read_bound(bound)
-    if b is None and _is_spec(a):
+    if b is None and names_a_model(a):
         raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
-    first = None if _is_spec(a) else _loaded(Path(a))
-    second = None if b is None or _is_spec(b) else _loaded(Path(b))
-    with working(f"proving {a}"):
-        first = first or _traced_like(a, second)
-        second = second or (None if b is None else _traced_like(b, first))
-        report = equivalence(first, second, bound=error)
+    with working(f"reading {' and '.join(filter(None, (a, b)))}"):
+        # a model is traced on the example of the saved program that it is compared with
+        second = None if b is None or names_a_model(b) else program_of(b)
+        first = program_of(a, like=second)
+        second = program_of(b, like=first) if b is not None and second is None else second
+    with working("proving"):
+        report = equivalence(*((first,) if second is None else (second, first)), bound=error, seed=seed)  # claims are those of A
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(report.to_json() + "\n", encoding="utf-8")
     typer.echo(report.to_json() if str(json_file) == "-" else str(report))
-    raise typer.Exit(report.exit_code(require.value))
+    raise typer.Exit(report.exit_code(require))
 
 
 @app.command()
 def show(directory: Folder) -> None:
-    """Prints a program: its history, and every operation with the sites that it carries."""
+    """Prints a program: its history, its operations, its sites."""
     typer.echo(str(_loaded(directory)))
 
 
@@ -141,9 +138,9 @@ def show(directory: Folder) -> None:
 def export(
     directory: Folder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the .pt2 is written.")],
-    gates: Annotated[str, typer.Option(help="Gates as named `buffers`, or as `inputs`.")] = "buffers",
+    gates: Annotated[Literal["buffers", "inputs"], typer.Option(help="What gates become.")] = "buffers",
 ) -> None:
-    """Writes a program as a .pt2 file that plain torch runs."""
+    """Writes a .pt2 that plain torch runs."""
     program = _loaded(directory)
     with working(f"exporting {file}"):
         program.export(file, gates=gates)
@@ -191,22 +188,6 @@ def _loaded(directory: Path) -> Program:
         return load(directory)
 
 
-def _is_spec(text: str) -> bool:
-    from analysis.spec import is_spec
-
-    return is_spec(text)
-
-
-def _traced_like(spec: str, other: Program | None) -> Program:
-    """The model that `spec` names, traced on the example of `other` if there is one."""
-    from analysis.spec import read_spec
-    from rewrite import trace as trace_model
-
-    named = read_spec(spec)
-    args, kwargs = other.example if other is not None else ((), named.example)
-    return trace_model(named.model, *args, **kwargs)
-
-
 def _summary(program: Program, output: Path) -> str:
     counts = f"{len(program.sites_by_address)} sites, {len(program.steps)} steps, {len(program.gates)} gates"
     checks = "; ".join(f"{what}: {found}" for what, found in program.header.checks.items())
@@ -223,16 +204,19 @@ def run(arguments: list[str]) -> int:
     from rewrite import TautomerError
 
     try:
-        return app(args=arguments, prog_name="tautomer", standalone_mode=False) or 0
+        return app(args=arguments or ["--help"], prog_name="tautomer", standalone_mode=False) or 0
     except typer.TyperException as error:
-        error.show()
+        print(f"tautomer: {error.format_message().rstrip('.')}. See tautomer --help.", file=sys.stderr)
         return MISUSE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush would complain
+        return PIPE_CLOSED
     except (TautomerError, OSError) as error:
         print(f"tautomer: {' '.join(str(error).split())}", file=sys.stderr)
         return MISUSE
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except Exception:  # noqa: BLE001 - a crash must not look like the exit code 1, which means refuted
+    except Exception:  # a crash must not look like the exit code 1, which means refuted
         traceback.print_exc()
         print("tautomer: that is a bug; the lines above belong in its report.", file=sys.stderr)
         return BUG

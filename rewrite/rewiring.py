@@ -42,8 +42,8 @@ def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     """Applies a rewire at one site, family or path."""
     if "term" in bound.law.positional:
         return _rewire_path(splicer, bound, address)
-    if address in splicer.gates:
-        return Skip("gated already") if any(isinstance(v, Free) for v in bound.arguments.values()) else None
+    if address in splicer.gates and any(isinstance(value, Free) for value in bound.arguments.values()):
+        return Skip("gated already")
     site = splicer.site(address)
     if site.address in splicer.families:
         _rewire_family(splicer, bound, splicer.families[site.address], site)

@@ -61,10 +61,18 @@ def prove(side: Side, claims: Sequence[Claim], key: bytes, share: float, progres
 
 def _check_reads(program: Program, claim: Claim) -> None:
     """A claim's equation must depend on a node of one of the terms that it speaks of."""
-    terms = {name for address in claim.reads for name in _term_nodes(program, address)}
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
-    if not any(claim.bindings[name][1] in terms for name in used):
+    bound = {claim.bindings[name][1] for name in used}
+    if not bound & _of_terms(program, claim):
         raise PassError(f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing.")
+
+
+def _of_terms(program: Program, claim: Claim) -> set[str]:
+    """The nodes of a claim's terms, and what a gate set before them: all that they are computed from, less what the split site is."""
+    terms = {program.nodes[name] for address in claim.reads for name in _term_nodes(program, address)}
+    whole = [program.nodes[split.whole] for split in program.splits if split.site == claim.site]
+    inner = {node.name for node in needed(terms) - needed(whole) if node.op == "call_function"}
+    return inner | {node.name for node in terms}
 
 
 def _term_nodes(program: Program, address: str) -> set[str]:

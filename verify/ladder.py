@@ -113,11 +113,11 @@ def _figures(p32: Tensor, q32: Tensor, p64: Tensor, q64: Tensor, norm: Any) -> t
 
 
 def _rms(x: Tensor) -> float:
-    return float(x.square().mean().sqrt())
+    return float(x.detach().square().mean().sqrt())
 
 
 def _largest(x: Tensor) -> float:
-    return float(x.abs().max())
+    return float(x.detach().abs().max())
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Composition:
         self.attempts += 1
 
         def experiment(world: World) -> tuple[Any, Any]:
-            return _value(self.a, x, at_a, world), _value(self.b, y, at_b, world)
+            return value_at(self.a, x, at_a, world), value_at(self.b, y, at_b, world)
 
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
         decision = decide(experiment, key, self.share)
@@ -208,7 +208,7 @@ class Composition:
                     return
 
 
-def _value(side: Side, want: str, cuts: Mapping[str, Cut], world: World) -> Any:
+def value_at(side: Side, want: str, cuts: Mapping[str, Cut], world: World) -> Any:
     """The exact value of a node of a side's graph, with fresh values at the cuts; what is not needed is not drawn."""
     given: dict[str, Any] = {}
     for node in side.region(want, cuts):

@@ -1,4 +1,4 @@
-"""The story that `tautomer demo` tells: a trained model taken apart, proved to be the same, switched off part by part, saved and handed on."""
+"""The story of `tautomer demo`: a trained model taken apart, proved, switched off part by part, saved and handed on."""
 
 from __future__ import annotations
 
