@@ -21,7 +21,7 @@ from rewrite.records import Claim
 from rewrite.run import needed
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
-from verify.structure import Side, floating
+from verify.structure import Numbering, Side, floating, trail
 from verify.value import Concrete
 from verify.world import World
 
@@ -38,6 +38,7 @@ class Proof:
     log2_bound: float
     members: tuple[int, int] | None = None  # tried, out of
     refused: str | None = None
+    again: bool = False  # an equal claim had been proved at another site
 
     @property
     def sampled(self) -> bool:
@@ -50,12 +51,17 @@ def prove(side: Side, claims: Sequence[Claim], key: bytes, share: float, progres
 
     Raises: PassError for a claim that reads no term: it says nothing.
     """
+    known: dict[Any, Proof] = {}
     proofs = []
     for number, claim in enumerate(claims):
         if progress:
             progress(f"claim at {claim.site}")
         _check_reads(side.program, claim)
-        proofs.append(_prove(side, claim, sub_key(key, "claim", number), share))
+        statement = _statement(side, claim)
+        if statement in known:
+            proofs.append(replace(known[statement], claim=claim, again=True))
+        else:
+            proofs.append(known.setdefault(statement, _prove(side, claim, sub_key(key, "claim", number), share)))
     return proofs
 
 
@@ -134,18 +140,41 @@ def _arbitrary(side: Side, world: World, label: str, node: str) -> Any:
 def _bound_values(side: Side, claim: Claim, used: set[str], world: World) -> dict[str, Any]:
     """The values of the nodes that a claim reads: arbitrary where the claim begins, computed from there on."""
     nodes = side.program.nodes
-    bound = {what for name, (kind, what) in claim.bindings.items() if kind == "node" and name in used}
-    # a bound node that the claim's graph does not read may still be what a read one is computed from: it is where to cut
-    places = {what for kind, what in claim.bindings.values() if kind == "node" and what in side.varying and floating(nodes[what])}
-    cuts = {name for name in places if not any(other != name and nodes[other] in needed([nodes[name]]) for other in places)}
+    cuts = _begins(side, claim)
     given = {name: _arbitrary(side, world, f"at {name}", name) for name in cuts}
-    rest = sorted(bound - cuts)
+    rest = sorted({what for name, (kind, what) in claim.bindings.items() if kind == "node" and name in used} - cuts)
     if not rest:
         return given
     reached = needed([nodes[name] for name in rest], {nodes[name] for name in cuts})
     leaves = {n.name: side.leaves[n.name].value(world) for n in reached if n.op == "placeholder"}
     here = {name: value for name, value in given.items() if nodes[name] in reached}
     return given | evaluate(side.program.graph, {**leaves, **here}, rest, world)
+
+
+def _begins(side: Side, claim: Claim) -> set[str]:
+    """The bound nodes that no other bound one leads to: even one that the claim's graph does not read may be what a read one comes from."""
+    nodes = side.program.nodes
+    places = {what for kind, what in claim.bindings.values() if kind == "node" and what in side.varying and floating(nodes[what])}
+    return {name for name in places if not any(other != name and nodes[other] in needed([nodes[name]]) for other in places)}
+
+
+def _statement(side: Side, claim: Claim) -> Any:
+    """What a claim says, up to the names of weights and sites: equal ones are proved once."""
+    labels: Numbering = {}
+    places: Numbering = {}
+    cuts = {name: (name, side.shape(name)) for name in _begins(side, claim)}
+
+    def edge(node: fx.Node) -> Any:
+        if node.op != "placeholder":
+            return None
+        kind, what = claim.bindings[node.name]
+        if kind == "member":
+            return kind, side.program.families[what].size
+        if kind == "fresh":
+            return kind, places.setdefault((kind, node.name), len(places)), side.shape(what), side.program.nodes[what].meta["val"].dtype
+        return kind, side.signature(side.program.nodes[what], cuts, labels, places)
+
+    return tuple(trail(top, edge) for top in claim.graph.output_node().args[0])  # type: ignore[union-attr]
 
 
 # Equations in words

@@ -40,8 +40,8 @@ def sub_key(key: bytes, *what: Any) -> bytes:
 
 
 def first_count(share: float) -> int:
-    """A number of primes to start with: 12 to 20 bits each go into collisions, measured on regions of transformers."""
-    return 3 if share > -14 else 4 if share > -28 else 5
+    """A number of primes to start with: regions of small transformers reach about 2^-30 with three, 2^-47 with four."""
+    return 3 if share >= -26 else 4 if share >= -46 else 5
 
 
 def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "gates") -> Decision:

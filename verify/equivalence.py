@@ -138,7 +138,7 @@ class Job:
     @property
     def log2_bound(self) -> float:
         """log2 of the chance that anything called proved here is not: regions, vain attempts and claims, added up."""
-        bounds = [b for c in self.compositions for b in c.log2_bounds] + [p.log2_bound for p in self.proofs if p.proved]
+        bounds = [b for c in self.compositions for b in c.log2_bounds] + [p.log2_bound for p in self.proofs if p.proved and not p.again]
         if not bounds or math.inf in bounds:
             return math.inf if bounds else -math.inf
         return math.log2(sum(2.0**b for b in bounds))

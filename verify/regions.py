@@ -187,7 +187,7 @@ class Composition:
         labels: Numbering = {}
         places: Numbering = {}
         return tuple(
-            side.signature(want, {name: (number[cut.pair], cut.shape) for name, cut in at.items()}, labels, places)
+            side.signature(side.nodes[want], {name: (number[cut.pair], cut.shape) for name, cut in at.items()}, labels, places)
             for side, want, at in ((self.a, x, at_a), (self.b, y, at_b))
         )
 

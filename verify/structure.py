@@ -99,30 +99,23 @@ class Side:
     def _contents(self) -> dict[str, Any]:
         return {}
 
-    def signature(self, want: str, cuts: Mapping[str, tuple[int, tuple[int, ...]]], labels: Numbering, places: Numbering) -> tuple[Any, ...]:
+    def signature(self, want: fx.Node, cuts: Mapping[str, tuple[Any, tuple[int, ...]]], labels: Numbering, places: Numbering) -> tuple[Any, ...]:
         """What the region of `want` computes, up to the names of its leaves and cuts, which are numbered as they are met.
 
-        `cuts`: node name -> (number of the cut, shape). Two regions of equal signatures, under one numbering each, are one statement.
+        `cuts`: node name -> (what tells the cut from others, shape). Two regions of equal signatures, under one numbering each, are one
+        statement. `want` is a node of the program's graph or of this one.
         """
-        local: dict[fx.Node, int] = {}
-        lines: list[Any] = []
 
-        def line(node: fx.Node) -> Any:
+        def edge(node: fx.Node) -> Any:
             if node.name in cuts:
-                number, shape = cuts[node.name]
-                return "cut", places.setdefault(number, len(places)), shape, node.meta["val"].dtype
-            if node.name in self.numbers:
-                return "size", self.numbers[node.name]
-            if node.op == "placeholder":
-                return self._leaf_line(node.name, labels)
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: Local(local[n]))  # type: ignore[misc]
-            value = node.meta.get("val")
-            return str(node.target), frozen(args), frozen(kwargs), value.dtype if isinstance(value, Tensor) else None
+                which, shape = cuts[node.name]
+                return "cut", places.setdefault(which, len(places)), shape, node.meta["val"].dtype
+            number = self.known_number(node)
+            if number is not None:
+                return "size", number
+            return self._leaf_line(node.name, labels) if node.op == "placeholder" else None
 
-        for node in _postorder(self.nodes[want], lambda n: n.name in cuts or n.name in self.numbers):
-            lines.append(line(node))
-            local[node] = len(local)
-        return tuple(lines)
+        return trail(want, edge)
 
     def _leaf_line(self, name: str, labels: Numbering) -> Any:
         leaf = self.leaves[name]
@@ -131,6 +124,28 @@ class Side:
         if name not in self._contents:
             self._contents[name] = leaf.content()
         return leaf.kind, labels.setdefault(leaf.label, len(labels)) if leaf.kind == "ids" else 0, self._contents[name]
+
+
+def trail(top: fx.Node, edge: Callable[[fx.Node], Any]) -> tuple[Any, ...]:
+    """The expression of `top` as one line a node, each told once; `edge` gives the line of a node where it ends, None elsewhere."""
+    ends: dict[fx.Node, Any] = {}
+
+    def stops(node: fx.Node) -> bool:
+        if node not in ends:
+            ends[node] = edge(node)
+        return ends[node] is not None
+
+    local: dict[fx.Node, int] = {}
+    lines: list[Any] = []
+    for node in _postorder(top, stops):
+        if ends[node] is not None:
+            lines.append(ends[node])
+        else:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: Local(local[n]))  # type: ignore[misc]
+            value = node.meta.get("val")
+            lines.append((str(node.target), frozen(args), frozen(kwargs), value.dtype if isinstance(value, Tensor) else None))
+        local[node] = len(local)
+    return tuple(lines)
 
 
 class Local(int):
