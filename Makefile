@@ -8,7 +8,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow bench clean
+.PHONY: help demo test test-slow wheel bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,12 +26,20 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed ## the main job on the bundled model: rewrite, prove, ablate, save, export
 	$(BIN)/tautomer demo
 
-test: $(VENV)/.installed-dev ## all checks: ruff, pyright, import floors, tests
+test: $(VENV)/.installed-dev ## all checks: ruff, pyright, import floors, tests, the wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(MAKE) --no-print-directory wheel
+
+wheel: $(VENV)/.installed-dev ## builds the wheel, and runs the demonstration from it in a clean environment
+	rm -rf build
+	$(BIN)/python -m build --wheel --outdir build . >/dev/null
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" build/*.whl
+	cd / && "$(CURDIR)/build/clean/bin/tautomer" demo
 
 test-slow: $(VENV)/.installed-dev ## the suites that take minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow

@@ -2,6 +2,7 @@
 
 from rewrite.errors import FileError, InputError, PassError, SiteError, TautomerError, TraceError
 from rewrite.law import Bound, Free, Law, reform, rewire, split
+from rewrite.load import load
 from rewrite.program import Program
 from rewrite.terms import Family, Skip, Terms, fresh, part
 from rewrite.trace import trace
@@ -21,6 +22,7 @@ __all__ = [
     "Terms",
     "TraceError",
     "fresh",
+    "load",
     "part",
     "reform",
     "rewire",

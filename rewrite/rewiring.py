@@ -118,6 +118,7 @@ def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: S
     splicer.paste(captured, inputs, list(captured.outputs), scope, image)
     total, coordinate = (image[node] for node in captured.outputs)
     splicer.redirect(cut, total)
+    splicer.rebind_claims(cut.node, total)
     names = [*record.operands]
     names[record.act] = coordinate.name
     splicer.add_family(replace(record, operands=tuple(names), total=total.name))

@@ -263,6 +263,13 @@ class Splicer:
         """Records a claim."""
         self.claims.append(claim)
 
+    def rebind_claims(self, old: fx.Node, new: fx.Node) -> None:
+        """Makes claims that speak of `old` speak of `new`, which took its place as what the terms are computed from."""
+        moved = {("node", old.name): ("node", new.name), ("fresh", old.name): ("fresh", new.name)}
+        self.claims = [
+            replace(claim, bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()}) for claim in self.claims
+        ]
+
     def add_gate(self, record: GateRecord) -> None:
         """Records a gate."""
         self.gates[record.address] = record

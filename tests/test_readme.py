@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, in order, and prints what the text block behind it shows.
+"""Every block of the README runs, in order; Python prints what the text block behind it shows, commands exit with 0.
 
 `README_UPDATE=1 pytest tests/test_readme.py` writes what is printed now into the README.
 """
@@ -7,12 +7,16 @@ import contextlib
 import io
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from analysis.command import app, run
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```(?:\n\n```text\n(?P<shown>.*?)```)?", re.DOTALL)
+CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
 def figures_masked(text: str) -> str:
@@ -49,11 +53,24 @@ def test_a_wrong_output_would_be_noticed() -> None:
     assert figures_masked("PROVED: rho 0.8") != figures_masked("DIFFERS: rho 0.8")
 
 
-def test_the_commands_shown_exist() -> None:
-    text = (ROOT / "README.md").read_text() + (ROOT / "Makefile").read_text()
-    from analysis.command import app
+def test_the_commands_shown_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line, comments=True) for block in CONSOLE.findall((ROOT / "README.md").read_text()) for line in block.splitlines()]
+    assert {words[0] for words in lines} == {"make", "tautomer"}
+    for words in lines:
+        if words[0] == "tautomer":
+            assert run(words[1:]) == 0, " ".join(words)
+        else:
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
+
+def test_the_commands_are_the_promised_ones() -> None:
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    used = set(re.findall(r"^tautomer ([a-z]+)", text, re.MULTILINE))
-    assert used <= known
-    assert {"demo", "trace", "sites", "apply", "verify", "show", "export"} == known
+    assert known == {"demo", "trace", "sites", "apply", "verify", "show", "export"}
+
+
+def test_links_lead_to_files() -> None:
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert linked
+    assert not [path for path in linked if not (ROOT / path).exists()]

@@ -21,7 +21,7 @@ from rewrite.records import Claim
 from rewrite.run import needed
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
-from verify.structure import Numbering, Side, floating, trail
+from verify.structure import Numbering, Side, floating, home_graph, trail
 from verify.value import Concrete
 from verify.world import World
 
@@ -129,7 +129,7 @@ def _sides(side: Side, claim: Claim, world: World, member: int | None) -> tuple[
         else:
             given[name] = values[what]
     left, right = (node.name for node in claim.graph.output_node().args[0])  # type: ignore[union-attr]
-    results = evaluate(claim.graph, given, [left, right], world)
+    results = evaluate(home_graph(claim.graph), given, [left, right], world)
     return results[left], results[right]
 
 
@@ -148,7 +148,7 @@ def _bound_values(side: Side, claim: Claim, used: set[str], world: World) -> dic
     reached = needed([nodes[name] for name in rest], {nodes[name] for name in cuts})
     leaves = {n.name: side.leaves[n.name].value(world) for n in reached if n.op == "placeholder"}
     here = {name: value for name, value in given.items() if nodes[name] in reached}
-    return given | evaluate(side.program.graph, {**leaves, **here}, rest, world)
+    return given | evaluate(home_graph(side.program.graph), {**leaves, **here}, rest, world)
 
 
 def _begins(side: Side, claim: Claim) -> set[str]:

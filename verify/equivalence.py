@@ -217,7 +217,7 @@ class Job:
             return found
         cuts = [(c.pair.a, c.pair.b) for c in region.cuts]
         shapes = {c.pair.b: c.shape for c in region.cuts}
-        return search_region(self.sides, (region.pair.name, region.pair.a, region.pair.b), cuts, made.a.case, shapes, seed)
+        return search_region(self.sides, region.pair.name, cuts, made.a.case, shapes, seed)
 
     # Words
 
@@ -254,7 +254,7 @@ class Job:
     def _counts(self) -> dict[str, int]:
         regions = [r for c in self.compositions for r in c.regions if r.proved and not r.again]
         found = {"regions": len(regions), "primes": max((r.decision.primes for r in regions), default=0)}
-        return {"distinct regions": found["regions"], **({"claims": sum(p.proved for p in self.proofs)} if self.proofs else {}), "primes at most": found["primes"]}
+        return {"distinct regions": found["regions"], **({"claims": sum(p.proved for p in self.proofs)} if self.proofs else {}), "primes at most": found["primes"], "expressions whose rules were compared with torch": sum(len(c.sound) for c in self.compositions)}
 
     def _scope(self) -> dict[str, str]:
         shown = []

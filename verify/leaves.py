@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rewrite.errors import InputError
 from rewrite.program import Program
 from rewrite.records import Leaf
 from verify.roles import Role
@@ -46,7 +47,7 @@ class LeafValue:
         """Equal for leaves that hold the same plain data."""
         if not isinstance(self.data, Tensor):
             return repr(self.data)
-        raw = self.data.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        raw = self.data.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return self.dtype, self.shape, blake2b(raw, digest_size=16).digest()
 
 
@@ -62,14 +63,17 @@ def leaf_values(
     found = {}
     for node, leaf in program.leaves.items():
         if leaf.kind == "input":
-            found[node] = _input(case.get(node), labels[node], roles.get(leaf.name))
+            found[node] = _input(leaf.name, case.get(node), labels[node], roles.get(leaf.name))
             continue
-        tensor = program.tensors[leaf.name]
+        tensor = program.tensors[leaf.name].detach()
+        if tensor.is_meta and not tensor.is_floating_point():
+            found[node] = LeafValue("ids", labels[node], tuple(tensor.shape), tensor.dtype, torch.zeros_like(tensor, device="cpu"))
+            continue
         if leaf.name in gates:
             tensor = torch.full_like(tensor, gates[leaf.name])
         free = _random(program, leaf, tensor, leaf.name in traced, exact_constants)
         kind: Literal["random", "plain"] = "random" if free else "plain"
-        found[node] = LeafValue(kind, labels[node], tuple(tensor.shape), tensor.dtype, None if free else tensor)
+        found[node] = LeafValue(kind, labels[node], tuple(tensor.shape), tensor.dtype, None if free else tensor.cpu())
     return found
 
 
@@ -96,11 +100,14 @@ def _masking(tensor: Tensor) -> bool:
     return not bool(tensor.isfinite().all()) or any(bool((tensor == low).any()) for low in SOFTEST if tensor.numel())
 
 
-def _input(value: Any, label: str, role: Role | None) -> LeafValue:
+def _input(name: str, value: Any, label: str, role: Role | None) -> LeafValue:
     if not isinstance(value, Tensor):
         return LeafValue("number", label, (), None, value)
+    if value.is_meta and role == "mask":
+        raise InputError(f"{name}: expected a mask with values, got one on the meta device. Give inputs= with real masks.")
     kind: Literal["random", "ids", "plain"] = "random" if role == "values" else "ids" if role == "ids" else "plain"
-    return LeafValue(kind, label, tuple(value.shape), value.dtype, None if kind == "random" else value.detach())
+    data = None if kind == "random" else torch.zeros_like(value, device="cpu") if value.is_meta else value.detach().cpu()
+    return LeafValue(kind, label, tuple(value.shape), value.dtype, data)
 
 
 def closed_gates(program: Program) -> dict[str, str]:

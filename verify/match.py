@@ -15,7 +15,6 @@ from torch import Tensor
 
 from rewrite.errors import InputError, nearest
 from rewrite.program import Program
-from rewrite.records import Leaf
 
 WEIGHTS = ("parameter", "buffer")
 
@@ -66,15 +65,14 @@ def match(a: Program, b: Program, given: Mapping[str, str] | None = None) -> Mat
     labels_b: dict[str, str] = {}
     pairs = []
     for node, leaf in b.leaves.items():
-        if leaf.kind == "input":
-            continue
         name = chosen.get(leaf.name, leaf.name)
-        tensor = b.tensors[leaf.name]
-        if name in label_of_name and a.tensors[name].shape == tensor.shape:
+        if leaf.kind != "input" and name in label_of_name and a.tensors[name].shape == b.tensors[leaf.name].shape:
             labels_b[node] = label_of_name[name]
+            label_of_tensor.setdefault(identity(b.tensors[leaf.name]), label_of_name[name])
             pairs.append((name, leaf.name))
-        else:
-            labels_b[node] = label_of_tensor.get(identity(tensor), f"other {_first_alias(b, leaf)}")
+    for node, leaf in b.leaves.items():
+        if leaf.kind != "input" and node not in labels_b:  # another name for a matched tensor, or something new
+            labels_b[node] = label_of_tensor.setdefault(identity(b.tensors[leaf.name]), f"other {leaf.name}")
     labels_b |= {theirs: labels_a[ours] for ours, theirs in inputs.items()}
     return Matching(labels_a, labels_b, inputs, tuple(pairs))
 
@@ -86,13 +84,6 @@ def _labels(a: Program) -> tuple[dict[str, str], dict[Any, str]]:
         if leaf.kind != "input":
             by_name[leaf.name] = by_tensor.setdefault(identity(a.tensors[leaf.name]), f"weight {leaf.name}")
     return by_name, by_tensor
-
-
-def _first_alias(program: Program, leaf: Leaf) -> str:
-    """The first name of the tensor that `leaf` names: tied tensors share it."""
-    wanted = identity(program.tensors[leaf.name])
-    names = (other.name for other in program.leaves.values() if other.kind != "input")
-    return next(name for name in names if identity(program.tensors[name]) == wanted)
 
 
 def _check_names(a: Program, b: Program, chosen: Mapping[str, str]) -> None:

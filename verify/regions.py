@@ -22,6 +22,7 @@ from rewrite.program import Program
 from rewrite.run import needed
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
+from verify.scrutiny import fault
 from verify.structure import Numbering, Side, floating
 from verify.world import World
 
@@ -41,10 +42,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Cut:
-    """A pair proved equal, whose value has this shape for the inputs at hand."""
+    """A pair proved equal, whose value has this shape for the inputs at hand; cuts of one `place` hold one value."""
 
     pair: Pair
     shape: tuple[int, ...]
+    place: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _reaches_add(node: fx.Node) -> bool:
 def _increasing(pairs: Sequence[Pair], order_a: Mapping[str, int]) -> Iterator[Pair]:
     last = -1
     for pair in pairs:
-        if order_a[pair.a] > last:
+        if order_a[pair.a] >= last:
             last = order_a[pair.a]
             yield pair
 
@@ -113,6 +115,7 @@ class Composition:
     diverging: Region | None = None
     attempts: int = 0
     memo: dict[Any, Decision] = field(default_factory=dict)
+    sound: set[Any] = field(default_factory=set)  # expressions whose rules agreed with torch
 
     def prove(self, pairs: Sequence[Pair], outputs: Sequence[Pair]) -> bool:
         """True if all `outputs` are proved equal; `pairs` are tried on the way."""
@@ -138,7 +141,12 @@ class Composition:
     def cut_at(self, region: Region) -> None:
         """Lets both programs read a fresh value at a pair proved equal."""
         if region.decision.shape is not None:
-            self.cuts.append(Cut(region.pair, region.decision.shape))
+            at = self._ends(region.pair)
+            place = next((cut.place for cut in self.cuts if not at.isdisjoint(self._ends(cut.pair))), len(self.cuts))
+            self.cuts.append(Cut(region.pair, region.decision.shape, place))
+
+    def _ends(self, pair: Pair) -> set[tuple[str, str]]:
+        return {("a", self.a.representative[pair.a]), ("b", self.b.representative[pair.b])}
 
     def attempt(self, pair: Pair, *, widen: bool) -> Region:
         """What is found for a pair, with fewer and fewer cuts if `widen`."""
@@ -165,7 +173,7 @@ class Composition:
         at_a = {self.a.representative[cut.pair.a]: cut for cut in cuts}
         at_b = {self.b.representative[cut.pair.b]: cut for cut in cuts}
         x, y = self.a.representative[pair.a], self.b.representative[pair.b]
-        known = self._signature(x, y, at_a, at_b, cuts)
+        known = self._signature(x, y, at_a, at_b)
         if known in self.memo:
             return Region(pair, self.memo[known], tuple(cuts), again=True)
         self.attempts += 1
@@ -179,15 +187,24 @@ class Composition:
             self.attempts += 1
             other = decide(experiment, key, self.share, "signs")
             decision = other if other.equal else decision
-        self.memo[known] = decision
+        self.memo[known] = decision = self._scrutinised(decision, known, (x, at_a), (y, at_b))
         return Region(pair, decision, tuple(cuts))
 
-    def _signature(self, x: str, y: str, at_a: Mapping[str, Cut], at_b: Mapping[str, Cut], cuts: Sequence[Cut]) -> Any:
-        number = {cut.pair: i for i, cut in enumerate(cuts)}
+    def _scrutinised(self, decision: Decision, known: Any, *ends: tuple[str, Mapping[str, Cut]]) -> Decision:
+        """The decision, refused if a rule that it rests on is not what torch computes there."""
+        for side, (want, cuts), what in zip((self.a, self.b), ends, known, strict=True) if decision.equal else ():
+            if what not in self.sound:
+                found = fault(side, want, {name: cut.shape for name, cut in cuts.items()}, len(self.sound))
+                if found:
+                    return replace(decision, equal=False, refused=f"the checker found fault with itself: {found}")
+                self.sound.add(what)
+        return decision
+
+    def _signature(self, x: str, y: str, at_a: Mapping[str, Cut], at_b: Mapping[str, Cut]) -> Any:
         labels: Numbering = {}
         places: Numbering = {}
         return tuple(
-            side.signature(side.nodes[want], {name: (number[cut.pair], cut.shape) for name, cut in at.items()}, labels, places)
+            side.signature(side.nodes[want], {name: (cut.place, cut.shape) for name, cut in at.items()}, labels, places)
             for side, want, at in ((self.a, x, at_a), (self.b, y, at_b))
         )
 
@@ -214,7 +231,7 @@ def value_at(side: Side, want: str, cuts: Mapping[str, Cut], world: World) -> An
     for node in side.region(want, cuts):
         if node.name in cuts:
             cut = cuts[node.name]
-            given[node.name] = replace(world.tensor(f"cut {cut.pair.name}", cut.shape), dtype=node.meta["val"].dtype)
+            given[node.name] = replace(world.tensor(f"cut {cut.place}", cut.shape), dtype=node.meta["val"].dtype)
         elif node.name in side.numbers:
             given[node.name] = side.numbers[node.name]
         elif node.op == "placeholder":

@@ -113,7 +113,7 @@ class Report:
         if self.log2_bound is None:
             return ""
         counted = ", ".join(f"{n} {what}" for what, n in self.counts.items())
-        return f"at most 2^{self.log2_bound:.1f} over {counted}" if math.isfinite(self.log2_bound) else "no bound: a degree reached the primes"
+        return f"at most 2^{self.log2_bound:.1f}; {counted}" if math.isfinite(self.log2_bound) else "no bound: a degree reached the primes"
 
     def _key(self) -> str:
         return f"{self.key} ({'from the seed given' if self.seeded else 'drawn after both graphs were fixed'})" if self.key else ""
@@ -176,7 +176,7 @@ def _rows(rows: dict[str, str]) -> list[str]:
 def _witness_rows(witness: Witness | None) -> dict[str, str]:
     if witness is None:
         return {}
-    place = "" if witness.reachable else f"; at the inputs of the region of {witness.region}, not shown to be reachable from the model's inputs"
+    place = "" if witness.reachable else f" at the inputs of the region of {witness.region}; not shown to be reachable from the model's inputs"
     size = f"float64 runs differ by {witness.gap.largest:.1e} at {witness.gap.at or 'the output'}, {witness.gap.rho:.0e} times what rounding explains"
     return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}"}
 

@@ -34,7 +34,7 @@ class Side:
         for node in self.program.graph.nodes:
             if node.op == "output":
                 continue
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: image[n])  # type: ignore[misc]
+            args, kwargs = at_home(fx.map_arg((node.args, node.kwargs), lambda n: image[n]))  # type: ignore[misc]
             key = self._key(node, args, kwargs)
             if key not in known:
                 made = known[key] = graph.create_node(node.op, node.target if node.op != "placeholder" else node.name, args, kwargs, name=node.name)
@@ -153,6 +153,23 @@ class Local(int):
 
     def __repr__(self) -> str:
         return f"%{int(self)}"
+
+
+def at_home(value: Any) -> Any:
+    """Arguments of an op with the device literals turned into the CPU, where exact arithmetic is done."""
+    return fx.node.map_aggregate(value, lambda x: torch.device("cpu") if isinstance(x, torch.device) else x)
+
+
+def home_graph(graph: fx.Graph) -> fx.Graph:
+    """The graph itself if it names no device but the CPU, else a copy that does not; node names stay."""
+    if not any(isinstance(x, torch.device) and x.type != "cpu" for node in graph.nodes for x in (*node.args, *node.kwargs.values())):
+        return graph
+    copy, image = fx.Graph(), {}
+    for node in graph.nodes:
+        args, kwargs = at_home(fx.map_arg((node.args, node.kwargs), lambda n: image[n]))  # type: ignore[misc]
+        image[node] = copy.create_node(node.op, node.target, args, kwargs, name=node.name)
+        image[node].meta = node.meta
+    return copy
 
 
 def frozen(value: Any) -> Any:

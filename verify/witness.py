@@ -7,11 +7,11 @@ first region that differs; it knows the numbers that either graph compares with,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from rewrite.program import Program
 from rewrite.run import needed
@@ -99,12 +99,17 @@ def search(sides: Sides, cases: Sequence[Case], roles: Mapping[str, Role], seed:
 
 
 def _differs(sides: Sides, case: Case) -> Gap | None:
-    """The gap, if it is more than rounding explains and a finite difference shows it."""
+    """The gap, if it is more than rounding explains."""
     try:
         found = sides.gaps([case])[0]
     except (CannotLift, RuntimeError, IndexError):
         return None
-    return found if found.rho > DIFFERENT else None
+    return found if _shows(found) else None
+
+
+def _shows(found: Gap) -> bool:
+    """True for a finite difference beyond rounding: an overflow in one of two equal programs is no witness."""
+    return found.rho > DIFFERENT and math.isfinite(found.largest)
 
 
 def _tries(program: Program, cases: Sequence[Case], roles: Mapping[str, Role], known: Harvest, generator: torch.Generator) -> Iterator[tuple[str, Case]]:
@@ -164,39 +169,46 @@ def _climb(sides: Sides, case: Case, roles: Mapping[str, Role], generator: torch
     return None
 
 
-def search_region(
-    sides: Sides, region: tuple[str, str, str], cuts: Sequence[tuple[str, str]], case: Case, shapes: Mapping[str, tuple[int, ...]], seed: int
-) -> Witness | None:
-    """A witness at the inputs of one region: values at its cuts (pairs of nodes, `shapes` by the node of `b`); not shown to be reachable."""
+def search_region(sides: Sides, name: str, cuts: Sequence[tuple[str, str]], case: Case, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Witness | None:
+    """A witness at the cuts before the region `name`: values there (pairs of nodes, `shapes` by the node of `b`) on which outputs differ.
+
+    It is not shown that the model's inputs can reach these values.
+    """
     if any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values()):
         return None
-    name, x, y = region
     generator = torch.Generator().manual_seed(seed)
-    read = _read(sides, x, y, cuts)
-    if not read:
-        return None
-    numbers = sorted((harvest(sides.a) | harvest(sides.b)).numbers, key=abs)
-    for how, scale, centre in [*((f"scale {s:g}", s, 0.0) for s in SCALES), *((f"around {v:g}", abs(v), v) for v in numbers if v)]:
+    read = _read(sides, cuts)
+    numbers = sorted((harvest(sides.a) | harvest(sides.b)).numbers, key=abs) if read else []
+    tries = [(f"scale {s:g}", s, 0.0) for s in SCALES] + [(f"size {v:g}, a number of the graphs", abs(v), v) for v in numbers if v]
+    for how, scale, centre in tries if read else ():
         drawn = {b: centre + scale * torch.randn(shapes[b], generator=generator, dtype=torch.float64) for _, b in read}
-        ours = {**case, **{a: drawn[b] for a, b in read}}
-        theirs = {**sides.of_b(case), **drawn}
-        try:
-            p = [sweep(sides.a, [ours], [x], d)[0][x] for d in (torch.float32, torch.float64)]
-            q = [sweep(sides.b, [theirs], [y], d, tensors=sides.override)[0][y] for d in (torch.float32, torch.float64)]
-        except (CannotLift, RuntimeError, IndexError):
-            return None
-        found = gap(p[0], q[0], p[1], q[1], name)
-        if found.rho > DIFFERENT:
-            return Witness(drawn, found, f"random values of {how} at the region's inputs", reachable=False, region=name)
+        found = _outputs_differ(sides, {**case, **{a: drawn[b] for a, b in read}}, {**sides.of_b(case), **drawn})
+        if found:
+            return Witness(drawn, found, f"random values of {how}", reachable=False, region=name)
     return None
 
 
-def _read(sides: Sides, x: str, y: str, cuts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The cuts that the region reads on either side."""
-    reach = [_reached(p, top, inner) for p, top, inner in ((sides.a, x, [a for a, _ in cuts]), (sides.b, y, [b for _, b in cuts]))]
+def _outputs_differ(sides: Sides, ours: Case, theirs: Case) -> Gap | None:
+    """The worst gap over the outputs, if it is more than rounding explains."""
+    names = [[x for _, x, _ in sides.outputs], [y for _, _, y in sides.outputs]]
+    try:
+        p = [sweep(sides.a, [ours], names[0], d)[0] for d in (torch.float32, torch.float64)]
+        q = [sweep(sides.b, [theirs], names[1], d, tensors=sides.override)[0] for d in (torch.float32, torch.float64)]
+    except (CannotLift, RuntimeError, IndexError):
+        return None
+    total = Gap()
+    for name, x, y in sides.outputs:
+        total = total.worst(gap(p[0][x], q[0][y], p[1][x], q[1][y], name))
+    return total if _shows(total) else None
+
+
+def _read(sides: Sides, cuts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The cuts that the outputs read on either side, when all of them are cut."""
+    reach = [
+        {node.name for node in needed([program.nodes[top] for top in tops], {program.nodes[name] for name in known})}
+        for program, tops, known in (
+            (sides.a, [x for _, x, _ in sides.outputs], [a for a, _ in cuts]),
+            (sides.b, [y for _, _, y in sides.outputs], [b for _, b in cuts]),
+        )
+    ]
     return [(a, b) for a, b in cuts if a in reach[0] or b in reach[1]]
-
-
-def _reached(program: Program, top: str, cuts: Iterable[str]) -> set[str]:
-    known: set[fx.Node] = {program.nodes[name] for name in cuts if name != top}
-    return {node.name for node in needed([program.nodes[top]], known)}

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from analysis.demo.data import CLOSE, OPEN, labels, strings, tokens
-from analysis.demo.model import load_balancer
+from analysis.demo.model import D_MODEL, HEADS, load_balancer
 from passes import direction, gates, heads, surrogate
 from rewrite import Program, load, trace
+from rewrite.weights import Weight
 from verify import equivalence
 
 SEED, TEXTS = 2, 2000
-HEADS, MLP, TERM = "blocks.0.attn/head", "blocks.1.mlp", "blocks.0.attn/head/paren"
+LAYER, HEAD, HEAD_SIZE = "blocks.1", 0, D_MODEL // HEADS
+FAMILY, TERM, MLP = f"{LAYER}.attn/head", f"{LAYER}.attn/head/paren", "blocks.1.mlp"
 
 FOREIGN = """
 import sys, json, torch
@@ -39,17 +41,22 @@ def accuracy(run: Callable[[Tensor], Tensor], ids: Tensor, answers: Tensor) -> f
         return (run(ids).argmax(-1) == answers).double().mean().item()
 
 
-def paren_direction(program: Program, ids: Tensor) -> Tensor:
-    """The direction in which head 0 of the first layer tells "(" from ")": the difference of its mean outputs. Shapes: [d_model]."""
-    output = program.apply(heads.at("blocks.0.attn")).values(f"{HEADS}[0]", ids)[f"{HEADS}[0]"].detach()
-    return output[ids == OPEN].mean(0) - output[ids == CLOSE].mean(0)
+def paren_direction(program: Program, ids: Tensor) -> Weight:
+    """The direction in which a head writes "(" apart from ")": its value and output maps applied to the difference of their means.
+
+    An expression of the model's weights, so that what is proved about it holds for all weights. Shapes: [d_model].
+    """
+    read = program.values(f"{LAYER}.ln_1", ids)[f"{LAYER}.ln_1"].detach()
+    own = slice(HEAD * HEAD_SIZE, (HEAD + 1) * HEAD_SIZE)
+    value, output = program.weight(f"{LAYER}.attn.v.weight")[own], program.weight(f"{LAYER}.attn.o.weight")[:, own]
+    return output @ (value @ (read[ids == OPEN].mean(0) - read[ids == CLOSE].mean(0)))
 
 
 def decompose(program: Program, ids: Tensor) -> Program:
     """The balancer in the parts that the story is about, each behind a gate."""
     return program.apply(
         heads.at("blocks.*.attn"),
-        direction.at(HEADS, d=paren_direction(program, ids), name="paren"),
+        direction.at(FAMILY, d=paren_direction(program, ids), name="paren"),
         surrogate.at(MLP, fit=[{"input_ids": ids}], name="linear"),
         gates.at("blocks.*.attn/head", TERM, f"{TERM}.rest", f"{MLP}/linear", f"{MLP}/linear.rest"),
     )
@@ -95,7 +102,7 @@ def tell(say: Callable[[str], None] = print) -> int:
     program = trace(model, ids[:8])
     say(f"Traced {len(program.nodes)} nodes, {len(program.sites_by_address)} sites; accuracy {accuracy(program, ids, answers):.2%}.\n")
     rewritten = decompose(program, ids)
-    say("Rewritten: heads as families; in one head's layer the direction that tells ( from ); a linear fit and its remainder in an MLP.\n")
+    say(f"Rewritten: heads as families; the direction in which head {HEAD} of {LAYER} writes ( apart from ); a linear fit in an MLP.\n")
     report = equivalence(rewritten)
     say(f"{report}\n")
     say("Accuracy left with one part switched off:")

@@ -69,12 +69,12 @@ def test_wrong_factory(factory: Path, name: str, message: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="expected a Python file at .*none.py, got nothing there"):
+    with pytest.raises(FileError, match=r"expected a Python file at .*none.py, got nothing there"):
         model_of(f"{tmp_path}/none.py:linear")
 
 
 def test_neither_kind_of_name() -> None:
-    with pytest.raises(InputError, match="gpt2: expected hf:NAME_OR_DIR or file.py:factory, got neither"):
+    with pytest.raises(InputError, match=r"gpt2: expected hf:NAME_OR_DIR or file.py:factory, got neither"):
         model_of("gpt2")
 
 
