@@ -220,3 +220,7 @@ def run(arguments: list[str]) -> int:
         traceback.print_exc()
         print("tautomer: that is a bug; the lines above belong in its report.", file=sys.stderr)
         return BUG
+
+
+if __name__ == "__main__":
+    main()

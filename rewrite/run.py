@@ -33,13 +33,13 @@ def needed(wanted: Iterable[Any], given: Collection[fx.Node] = ()) -> set[fx.Nod
     return found
 
 
-def prune(graph: fx.Graph, wanted: Sequence[Any]) -> tuple[fx.Graph, list[fx.Node]]:
-    """A new graph that returns `wanted` and holds nothing else, each expression once; with its placeholders' originals."""
-    keep = needed(wanted)
+def prune(graph: fx.Graph, wanted: Sequence[Any], keep: Sequence[fx.Node] = ()) -> tuple[fx.Graph, list[fx.Node]]:
+    """A new graph that returns `wanted` and holds nothing else but `keep`, each expression once; with its placeholders' originals."""
+    needs = needed([*wanted, *keep])
     result, image, known = fx.Graph(), {}, {}
     placeholders = []
     for node in graph.nodes:
-        if node not in keep:
+        if node not in needs:
             continue
         if node.op == "placeholder":
             placeholders.append(node)

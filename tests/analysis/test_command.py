@@ -111,6 +111,21 @@ def test_verify_compares_two_models(folder: Path) -> None:
     assert run(["verify", f"{folder}/models.py:right", f"{folder}/models.py:wrong"]) == 1
 
 
+def test_a_hub_checkpoint_is_told_from_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / f"seed{seed}")
+    assert run(["trace", f"hf:{tmp_path}/seed0", "-o", f"{tmp_path}/traced"]) == 0
+    capsys.readouterr()
+    assert run(["verify", f"{tmp_path}/traced", f"hf:{tmp_path}/seed0"]) == 0
+    assert capsys.readouterr().out.startswith("PROVED")
+    assert run(["verify", f"{tmp_path}/traced", f"hf:{tmp_path}/seed1"]) == 1
+    assert "other weights: transformer.wte.weight" in capsys.readouterr().out
+
+
 def test_an_edited_program_is_neither_proved_nor_refuted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = load(folder / "rewritten")
     program.gates["mlp/up"].g = 0.0
