@@ -7,7 +7,7 @@ On a family g and h are vectors over its members, and r lives in coordinate spac
 
 from torch import Tensor
 
-from rewrite import Free, rewire
+from rewrite import Free, Skip, rewire
 
 
 @rewire
@@ -17,3 +17,8 @@ def gates(read: Tensor, *, g: Tensor = Free(1.0), h: Tensor = Free(0.0), r: Tens
     Shapes: read [...], g, h and r broadcast to it.
     """
     return g * read + h * r
+
+
+@gates.guard
+def _real(read: Tensor, *, g: object, h: object, r: object) -> Skip | None:
+    return None if read.is_floating_point() else Skip(f"it holds {read.dtype}, a gate needs floating point values")

@@ -1,6 +1,9 @@
 """Subspaces: split a value into its projection on the span of some vectors and the rest.
 
-    y = P y + (y - P y),   P = B' (B B')^-1 B        for every B with independent rows
+    y = P y + (y - P y),   P = sum_i u_i u_i' / (u_i.u_i)        for every B with independent rows
+
+The u_i are the rows of B made orthogonal one after the other (Gram and Schmidt), not normalised: with sums, products and quotients only,
+the claim that the rest is orthogonal to B can be proved.
 
 Source: orthogonal projection; as an intervention, Geiger et al. 2024, "Finding Alignments Between Interpretable Causal Variables ...".
 """
@@ -15,13 +18,24 @@ from rewrite import Skip, Terms, split
 def subspace(y: Tensor, *, basis: Tensor) -> Terms:
     """The projection of `y` on the span of the rows of `basis`, and the rest.
 
-    The rows need not be orthogonal. The inverse Gram matrix is a free constant to the proof that the terms sum to `y`, and the claim
-    that the rest is orthogonal to the basis is about exactly that inverse.
+    The rows need not be orthogonal.
 
     Shapes: y [..., d_model], basis [rank, d_model]; terms [..., d_model].
     """
-    inside = (y @ basis.mT) @ torch.linalg.inv(basis @ basis.mT) @ basis
+    inside = _projected(y, orthogonal(basis))
     return Terms(inside, rest=y - inside)
+
+
+def orthogonal(basis: Tensor) -> Tensor:
+    """Orthogonal rows with the span of the rows of `basis`. Shapes: basis and result [rank, d_model]."""
+    rows = basis[:1]
+    for i in range(1, basis.shape[0]):
+        rows = torch.cat([rows, basis[i : i + 1] - _projected(basis[i : i + 1], rows)])
+    return rows
+
+
+def _projected(y: Tensor, rows: Tensor) -> Tensor:
+    return ((y @ rows.mT) / (rows * rows).sum(-1)) @ rows
 
 
 @subspace.guard

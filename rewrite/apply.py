@@ -300,4 +300,6 @@ def describe(value: Any) -> str:
         return type(value).__name__
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k}: {describe(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{describe(value[0])} and {len(value) - 1} more]" if len(value) > 4 else f"[{', '.join(map(describe, value))}]"
     return getattr(value, "__name__", None) or str(value)

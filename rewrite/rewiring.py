@@ -45,6 +45,10 @@ def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     if address in splicer.gates and any(isinstance(value, Free) for value in bound.arguments.values()):
         return Skip("gated already")
     site = splicer.site(address)
+    for guard in bound.law.guards:
+        refusal = guard(splicer.value(site), **bound.arguments)
+        if refusal is not None:
+            return refusal
     if site.address in splicer.families:
         _rewire_family(splicer, bound, splicer.families[site.address], site)
     else:

@@ -82,12 +82,31 @@ def merge_aliases(graph: fx.Graph, sites: dict[str, Site]) -> None:
         if node.target is not ALIAS:
             continue
         source: Any = node.args[0]
+        _return_escaped(node, source, sites, at)
         new = _merged(node, source, [sites[address] for address in (*at[source.name], *at[node.name])])
         if new is not None:
             node.replace_all_uses_with(source)
             graph.erase_node(node)
             sites.update((site.address, site) for site in new)
             at[source.name] = [site.address for site in new]
+
+
+def _return_escaped(alias: fx.Node, source: fx.Node, sites: dict[str, Site], at: dict[str, list[str]]) -> None:
+    """Gives readers of `alias` outside of the call that made it back to `source`, unless the call returned it.
+
+    Export knows tensors by identity: a cast inside a module that hands on the very same tensor takes over all of its later readers, the
+    residual stream among them. They would pass for readers of the module's input.
+    """
+    call = alias.meta["scope"][-1] if alias.meta.get("scope") else None
+    if call is None or any(sites[address].kind == "output" for address in at[alias.name]):
+        return
+    escaped = [user for user in alias.users if call not in user.meta.get("scope", ())]
+    for address in [a for a in at[alias.name] if any(reads(user, sites[a]) for user in escaped)]:
+        at[alias.name].remove(address)
+        at[source.name].append(address)
+        sites[address] = replace(sites[address], node=source.name)
+    for user in escaped:
+        user.replace_input_with(alias, source)
 
 
 def _merged(alias: fx.Node, source: fx.Node, sites: list[Site]) -> list[Site] | None:

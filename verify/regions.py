@@ -27,6 +27,7 @@ from verify.structure import Numbering, Side, floating
 from verify.world import World
 
 aten = torch.ops.aten
+GIVE_UP = 5  # pairs in a row that are not equal: hints are no help then
 ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.alias.default, aten.neg.default)
 
 
@@ -119,6 +120,7 @@ class Composition:
 
     def prove(self, pairs: Sequence[Pair], outputs: Sequence[Pair]) -> bool:
         """True if all `outputs` are proved equal; `pairs` are tried on the way."""
+        failed = 0
         for pair in pairs:
             region = self.attempt(pair, widen=self.diverging is None)
             if region.proved:
@@ -126,6 +128,9 @@ class Composition:
                 self.cut_at(region)
             elif self.diverging is None and region.decision.refused is None:
                 self.diverging = region
+            failed = 0 if region.proved else failed + 1
+            if failed == GIVE_UP:
+                break
         results = [self.attempt(pair, widen=True) for pair in outputs]
         self.regions += results
         if self.diverging is None:
@@ -152,7 +157,7 @@ class Composition:
         """What is found for a pair, with fewer and fewer cuts if `widen`."""
         if self.progress:
             self.progress(pair.name)
-        region = first = self._compare(pair, self.cuts)
+        region = first = self._compare(pair, self.cuts, signs=widen)
         for cuts in self._fewer() if widen and not region.proved and region.decision.refused is None else ():
             region = self._compare(pair, cuts)
             if region.proved:
@@ -169,12 +174,12 @@ class Composition:
             dropped = min(len(writes), max(1, 4 * dropped))
             yield writes[: len(writes) - dropped]
 
-    def _compare(self, pair: Pair, cuts: Sequence[Cut]) -> Region:
+    def _compare(self, pair: Pair, cuts: Sequence[Cut], signs: bool = True) -> Region:
         at_a = {self.a.representative[cut.pair.a]: cut for cut in cuts}
         at_b = {self.b.representative[cut.pair.b]: cut for cut in cuts}
         x, y = self.a.representative[pair.a], self.b.representative[pair.b]
         known = self._signature(x, y, at_a, at_b)
-        if known in self.memo:
+        if known in self.memo and (self.memo[known].equal or not signs):
             return Region(pair, self.memo[known], tuple(cuts), again=True)
         self.attempts += 1
 
@@ -183,7 +188,7 @@ class Composition:
 
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
         decision = decide(experiment, key, self.share)
-        if not decision.equal and decision.refused is None and decision.tally.calls.get("sign"):
+        if not decision.equal and decision.refused is None and signs and decision.tally.calls.get("sign"):
             self.attempts += 1
             other = decide(experiment, key, self.share, "signs")
             decision = other if other.equal else decision
