@@ -12,6 +12,13 @@ from torch.utils._pytree import tree_map
 Compute = Callable[[Sequence[Any]], Any]
 
 
+def _operator(name: str) -> Callable[..., Weight]:
+    def call(self: Weight, *others: Any) -> Weight:
+        return _apply(lambda w, *a: getattr(w, name)(*a), (self, *others), {}, name)
+
+    return call
+
+
 class Weight:
     """A value computed from a program's tensors, by any torch function; nothing is computed until a pass is captured."""
 
@@ -41,6 +48,13 @@ class Weight:
 
     def __repr__(self) -> str:
         return f"Weight({self.recipe})"
+
+    __add__, __radd__ = _operator("__add__"), _operator("__radd__")
+    __sub__, __rsub__ = _operator("__sub__"), _operator("__rsub__")
+    __mul__, __rmul__ = _operator("__mul__"), _operator("__rmul__")
+    __truediv__, __rtruediv__ = _operator("__truediv__"), _operator("__rtruediv__")
+    __matmul__, __rmatmul__ = _operator("__matmul__"), _operator("__rmatmul__")
+    __pow__, __neg__ = _operator("__pow__"), _operator("__neg__")
 
 
 def _apply(function: Callable[..., Any], args: Any, kwargs: dict[str, Any], name: str = "") -> Weight:
@@ -74,14 +88,3 @@ def _first(values: Sequence[Any]) -> Any:
 class _Slot:
     def __init__(self, compute: Compute, start: int, count: int):
         self.compute, self.start, self.count = compute, start, count
-
-
-def _operator(name: str) -> Callable[..., Weight]:
-    def call(self: Weight, *others: Any) -> Weight:
-        return _apply(lambda w, *a: getattr(w, name)(*a), (self, *others), {}, name)
-
-    return call
-
-
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg"):
-    setattr(Weight, f"__{_name}__", _operator(f"__{_name}__"))

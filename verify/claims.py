@@ -70,7 +70,9 @@ def _check_reads(program: Program, claim: Claim) -> None:
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
     bound = {claim.bindings[name][1] for name in used}
     if not bound & _of_terms(program, claim):
-        raise PassError(f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing.")
+        raise PassError(
+            f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing."
+        )
 
 
 def _of_terms(program: Program, claim: Claim) -> set[str]:
@@ -201,10 +203,19 @@ def _expression(value: Any, names: dict[str, str], depth: int) -> str:
     if name in ("full_like", "zeros_like", "full"):
         filled = [a for a in value.args[1:] if isinstance(a, (int, float))]
         return f"{filled[0]:g}" if filled else "0"
-    inner = [a for a in value.args if isinstance(a, (fx.Node, list, tuple)) and (isinstance(a, fx.Node) or any(isinstance(x, fx.Node) for x in a))]
+    inner = [
+        a
+        for a in value.args
+        if isinstance(a, (fx.Node, list, tuple)) and (isinstance(a, fx.Node) or any(isinstance(x, fx.Node) for x in a))
+    ]
     if not depth:
         return f"{name}(...)"
-    shown = [_expression(x, names, depth - 1) for a in inner for x in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(getattr(x, "meta", {}).get("val"), Tensor)]
+    shown = [
+        _expression(x, names, depth - 1)
+        for a in inner
+        for x in (a if isinstance(a, (list, tuple)) else [a])
+        if isinstance(getattr(x, "meta", {}).get("val"), Tensor)
+    ]
     if name in OPERATORS and len(shown) == 2:
         return f"({shown[0]} {OPERATORS[name]} {shown[1]})"
     return f"{name}({', '.join(shown)})"

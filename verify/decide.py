@@ -64,7 +64,7 @@ def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "g
         world.forget()
         total += bound
         decision = Decision(agreement.equal, total, count, theory, agreement, shape=_shape(right), tally=world.tally)
-        if not agreement.equal or total <= share or total == math.inf or bound == 0.0 and count == MOST_PRIMES:
+        if not agreement.equal or total <= share or total == math.inf or (bound == 0.0 and count == MOST_PRIMES):
             return decision
         count = min(count + 1, MOST_PRIMES)
     return Decision(False, total, count, theory, refused=f"no bound below 2^{share:.0f} in {MOST_RUNS} runs", tally=Tally())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from verify.cases import given_cases, other_shapes, redrawn
 from verify.claims import Proof, equation, prove
 from verify.decide import sub_key
 from verify.ladder import DIFFERENT, Drift, Sides, ladder
-from verify.leaves import closed_gates, leaf_values
+from verify.leaves import closed_gates, digest, leaf_values
 from verify.match import Matching, WeightCheck, check_weights, match
 from verify.regions import Composition, Pair, Region, candidates
 from verify.report import ClaimLine, Report, Verdict
@@ -39,7 +39,7 @@ def equivalence(
     gradients: bool = False,
     weights: Literal["same", "any"] = "same",
     roles: Mapping[str, str] | None = None,
-    match: Mapping[str, str] | None = None,  # noqa: A002 - the public name
+    match: Mapping[str, str] | None = None,
     bound: float = 2**-20,
     seed: int | None = None,
 ) -> Report:
@@ -125,13 +125,25 @@ class Job:
 
     def _claims(self) -> None:
         claims = self.b.claims
-        self.proofs = prove(self.side(self.cases[0], "b"), claims, sub_key(self.key, "claims"), self.share - math.log2(max(1, len(claims)))) if claims else []
+        self.proofs = (
+            prove(self.side(self.cases[0], "b"), claims, sub_key(self.key, "claims"), self.share - math.log2(max(1, len(claims))))
+            if claims
+            else []
+        )
 
     def side(self, case: Case, which: Literal["a", "b"]) -> Side:
         """One of the programs with the values of its leaves."""
         program, labels = (self.a, self.matching.a) if which == "a" else (self.b, self.matching.b)
         own = case if which == "a" else self.sides.of_b(case)
-        renamed = {} if which == "a" else {self.b.leaves[y].name: self.roles[self.a.leaves[x].name] for x, y in self.matching.inputs.items() if self.a.leaves[x].name in self.roles}
+        renamed = (
+            {}
+            if which == "a"
+            else {
+                self.b.leaves[y].name: self.roles[self.a.leaves[x].name]
+                for x, y in self.matching.inputs.items()
+                if self.a.leaves[x].name in self.roles
+            }
+        )
         leaves = leaf_values(program, labels, own, renamed or self.roles, exact_constants=self.exact_constants, open_gates=True)
         return Side(program, leaves, own)
 
@@ -152,7 +164,9 @@ class Job:
         target = math.log2(bound)
         equal = self.prove(target)
         generator = torch.Generator().manual_seed(int.from_bytes(self.key[:4], "little"))
-        drift = ladder(self.sides, self.cases, self._more(generator), gradients) if not self.edited else Drift(reason="the program is edited")
+        drift = (
+            ladder(self.sides, self.cases, self._more(generator), gradients) if not self.edited else Drift(reason="the program is edited")
+        )
         verdict, reasons, witness = self._judge(equal, target, drift, gradients)
         made = self.compositions[-1]
         site, step = self._place(made) if verdict in (Verdict.DIFFERS, Verdict.REFUTED) and not equal else ("", "")
@@ -180,7 +194,11 @@ class Job:
         if self.log2_bound > target:
             return self._numeric_only(drift, "equal in exact arithmetic, but the probability of error has no such bound")
         if drift.ran and drift.outputs.rho > DIFFERENT:
-            return Verdict.UNKNOWN, [f"the tiers contradict each other: proved, but float64 runs differ (rho {drift.outputs.rho:.2g} at {drift.outputs.at})"], None
+            return (
+                Verdict.UNKNOWN,
+                [f"the tiers contradict each other: proved, but float64 runs differ (rho {drift.outputs.rho:.2g} at {drift.outputs.at})"],
+                None,
+            )
         return self._judge_gradients(drift) if gradients else (Verdict.PROVED, [], None)
 
     def _judge_weights(self) -> tuple[Verdict, list[str], Witness | None]:
@@ -232,7 +250,11 @@ class Job:
 
     def _other_weights(self) -> list[str]:
         w, lines = self.weights, []
-        for what, names in (("other weights", w.different), ("tied in one of them only", w.tied_in_one), ("not the same tensor object, and no values", w.unread)):
+        for what, names in (
+            ("other weights", w.different),
+            ("tied in one of them only", w.tied_in_one),
+            ("not the same tensor object, and no values", w.unread),
+        ):
             if names and not self.any_weights:
                 lines.append(f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}")
         return lines
@@ -241,7 +263,12 @@ class Job:
         w = self.weights
         if self.any_weights:
             return "any: the same function of weights, these or others"
-        parts = [(w.same_object, "the same tensor"), (w.same_bits, "the same bits"), (len(w.different), "different"), (len(w.unread), "without values")]
+        parts = [
+            (w.same_object, "the same tensor"),
+            (w.same_bits, "the same bits"),
+            (len(w.different), "different"),
+            (len(w.unread), "without values"),
+        ]
         return "matched: " + (", ".join(f"{n} {what}" for n, what in parts if n) or "none")
 
     def _theory(self) -> tuple[str, ...]:
@@ -254,7 +281,12 @@ class Job:
     def _counts(self) -> dict[str, int]:
         regions = [r for c in self.compositions for r in c.regions if r.proved and not r.again]
         found = {"regions": len(regions), "primes": max((r.decision.primes for r in regions), default=0)}
-        return {"distinct regions": found["regions"], **({"claims": sum(p.proved for p in self.proofs)} if self.proofs else {}), "primes at most": found["primes"], "expressions whose rules were compared with torch": sum(len(c.sound) for c in self.compositions)}
+        return {
+            "distinct regions": found["regions"],
+            **({"claims": sum(p.proved for p in self.proofs)} if self.proofs else {}),
+            "primes at most": found["primes"],
+            "expressions whose rules were compared with torch": sum(len(c.sound) for c in self.compositions),
+        }
 
     def _scope(self) -> dict[str, str]:
         shown = []
@@ -263,23 +295,27 @@ class Job:
             if leaf.kind != "input" or not isinstance(value, Tensor):
                 continue
             role = self.roles[leaf.name]
-            how = {"values": "any numbers", "ids": "any ids", "mask": f"a mask, {_count(self._patterns(node), 'pattern')} as given"}[role]
+            how = {"values": "any numbers", "ids": "any ids"}.get(role) or f"a mask, {_count(self._patterns(node), 'pattern')} as given"
             shown.append(f"{leaf.name} {list(value.shape)} ({how})")
         tallies = [r.decision.tally for c in self.compositions for r in c.regions]
         steering = sorted({s for t in tallies for s in t.steering})
         undefined = max((t.undefined for t in tallies), default=0)
         divisions = sorted({d for t in tallies for d in t.divisions})
         notes = {
-            "steering": f"{_count(len(steering), 'comparison')} of ids build masks or positions, for the ids given only: {', '.join(steering[:3])}" if steering else "",
+            "steering": f"{_count(len(steering), 'comparison')} of ids build masks or positions, for the ids given only: {', '.join(steering[:3])}"
+            if steering
+            else "",
             "undefined": f"{undefined} elements undefined in one of them, left out" if undefined else "",
-            "divisions": f"wherever these are defined: {', '.join(divisions[:4])}{', ...' if len(divisions) > 4 else ''}" if divisions else "",
+            "divisions": f"wherever these are defined: {', '.join(divisions[:4])}{', ...' if len(divisions) > 4 else ''}"
+            if divisions
+            else "",
             "constants": "of passes: the numbers that they hold" if self.exact_constants else "",
             "gates": f"{_count(len(self.b.gate_records), 'gate')} at (1, 0)" if self.b.gate_records and not self.edited else "",
         }
         return {"inputs": ", ".join(shown), **{k: v for k, v in notes.items() if v}}
 
     def _patterns(self, node: str) -> int:
-        return len({case[node].detach().cpu().numpy().tobytes() for case in self.cases if not case[node].is_meta})
+        return len({digest(case[node]) for case in self.cases})
 
     def _claim_line(self, proof: Proof) -> ClaimLine:
         status: Literal["proved", "fails", "undecided"] = "proved" if proof.proved else "undecided" if proof.refused else "fails"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rewrite.program import Program
 from verify.match import Matching, identity
-from verify.shadow import Case, CannotLift, sweep
+from verify.shadow import CannotLift, Case, sweep
 
 ROUNDING, DIFFERENT = 64.0, 1e4  # rho up to which a difference is only rounding, and from which it is another function
 USABLE, UNUSABLE = 4.0, 100.0  # amplification of rounding: fine up to the first, unusable in float32 from the second
@@ -67,13 +67,13 @@ class Drift:
 
     @property
     def verdict(self) -> str:
-        """"rounding only", "inconclusive" or "different"."""
+        """ "rounding only", "inconclusive" or "different"."""
         rho = max(self.outputs.rho, self.gradients.rho if self.gradients else 0.0)
         return "rounding only" if rho <= ROUNDING else "inconclusive" if rho <= DIFFERENT else "different"
 
     @property
     def usable(self) -> str:
-        """"usable", "less accurate" or "unusable in float32"."""
+        """ "usable", "less accurate" or "unusable in float32"."""
         a = self.outputs.amplification
         return "usable" if a <= USABLE else "less accurate" if a <= UNUSABLE else "unusable in float32"
 
@@ -144,10 +144,17 @@ class Sides:
 
         Raises: CannotLift, or whatever torch raises where the program does not run in another precision or shape.
         """
-        return [_worst(self.outputs, p, q) for p, q in zip(zip(*self.run(cases, torch.float32), strict=True), zip(*self.run(cases, torch.float64), strict=True), strict=True)]
+        return [
+            _worst(self.outputs, p, q)
+            for p, q in zip(
+                zip(*self.run(cases, torch.float32), strict=True), zip(*self.run(cases, torch.float64), strict=True), strict=True
+            )
+        ]
 
 
-def _worst(outputs: Sequence[tuple[str, str, str]], low: tuple[dict[str, Any], dict[str, Any]], high: tuple[dict[str, Any], dict[str, Any]]) -> Gap:
+def _worst(
+    outputs: Sequence[tuple[str, str, str]], low: tuple[dict[str, Any], dict[str, Any]], high: tuple[dict[str, Any], dict[str, Any]]
+) -> Gap:
     total = Gap()
     for name, x, y in outputs:
         total = total.worst(gap(low[0][x], low[1][y], high[0][x], high[1][y], name))
@@ -156,7 +163,9 @@ def _worst(outputs: Sequence[tuple[str, str, str]], low: tuple[dict[str, Any], d
 
 def ladder(sides: Sides, cases: Sequence[Case], more: Sequence[Case] = (), gradients: bool = False) -> Drift:
     """What runs in float32 and float64 show, on `cases` and on `more` (other shapes), which are left out where `a` does not run."""
-    if any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values()) or any(isinstance(v, Tensor) and v.is_meta for c in cases for v in c.values()):
+    if any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values()) or any(
+        isinstance(v, Tensor) and v.is_meta for c in cases for v in c.values()
+    ):
         return Drift(reason="no values: tensors on the meta device")
     try:
         drift = _runs(sides, cases, more)
@@ -208,7 +217,7 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 def _constants(sides: Sides) -> tuple[int, float] | None:
     """How many derived constants `b` has of its own, and how far float32 puts the worst one off, in ulp of its largest element."""
-    b, known = sides.b, sides.a.nodes
+    b, known = sides.b, sides.a.nodes if sides.b.traced_from is sides.a else {}
     varying = {n for n, leaf in b.leaves.items() if leaf.kind == "input"}
     derived = []
     for node in b.graph.nodes:
@@ -246,7 +255,11 @@ def _half(sides: Sides, case: Case) -> str:
 
 
 def _relative(p: Tensor, q: Tensor) -> float:
-    return _largest((p - q).double().nan_to_num()) / max(_largest(p.double().nan_to_num()), 1e-300) if p.numel() and p.is_floating_point() else 0.0
+    return (
+        _largest((p - q).double().nan_to_num()) / max(_largest(p.double().nan_to_num()), 1e-300)
+        if p.numel() and p.is_floating_point()
+        else 0.0
+    )
 
 
 # Gradients: vector-Jacobian products of one random cotangent, with respect to float inputs and matched weights

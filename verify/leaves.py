@@ -47,12 +47,23 @@ class LeafValue:
         """Equal for leaves that hold the same plain data."""
         if not isinstance(self.data, Tensor):
             return repr(self.data)
-        raw = self.data.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return self.dtype, self.shape, blake2b(raw, digest_size=16).digest()
+        return self.dtype, self.shape, digest(self.data)
+
+
+def digest(tensor: Tensor) -> bytes:
+    """Equal for tensors of the same bits."""
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return blake2b(raw, digest_size=16).digest()
 
 
 def leaf_values(
-    program: Program, labels: Mapping[str, str], case: Case, roles: Mapping[str, Role], *, exact_constants: bool = False, open_gates: bool = False
+    program: Program,
+    labels: Mapping[str, str],
+    case: Case,
+    roles: Mapping[str, Role],
+    *,
+    exact_constants: bool = False,
+    open_gates: bool = False,
 ) -> dict[str, LeafValue]:
     """What each placeholder is worth, by node name. `exact_constants` takes the constants of passes as the numbers they hold.
 

@@ -10,7 +10,6 @@ being a sum), the stream is not cut and the adds are recomputed; then the neares
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -218,7 +217,10 @@ class Composition:
         found = self.diverging
         if found is None:
             return
-        inside = {node.name for node in self.b.region(self.b.representative[found.pair.b], {self.b.representative[c.pair.b]: c for c in found.cuts})}
+        inside = {
+            node.name
+            for node in self.b.region(self.b.representative[found.pair.b], {self.b.representative[c.pair.b]: c for c in found.cuts})
+        }
         self.cuts = list(found.cuts)
         for pair in candidates(self.a.program, self.b.program, every=True):
             if self.b.representative[pair.b] in inside and pair.b != found.pair.b:

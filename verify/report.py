@@ -78,7 +78,9 @@ class Report:
         return self.verdict is Verdict.PROVED and all(claim.status == "proved" for claim in self.claims)
 
     def __bool__(self) -> bool:
-        raise TautomerError("Report: expected report.proved or report.verdict, got the report as a truth value. It has more than two answers.")
+        raise TautomerError(
+            "Report: expected report.proved or report.verdict, got the report as a truth value. It has more than two answers."
+        )
 
     def raise_unless_proved(self) -> Report:
         """The report itself.
@@ -103,7 +105,9 @@ class Report:
         lines = [f"{self.verdict.value}: {self.subject}", f"  {MEANING[self.verdict]}"]
         lines += [f"  {reason}" for reason in self.reasons]
         lines += _rows({"first diverging": self.site, "step": self.step, **_witness_rows(self.witness)})
-        lines += _rows({"theory": "; ".join(self.theory), "error": self._error(), "key": self._key(), **self.scope, "weights": self.weights})
+        lines += _rows(
+            {"theory": "; ".join(self.theory), "error": self._error(), "key": self._key(), **self.scope, "weights": self.weights}
+        )
         lines += ["claims", *self._claim_lines()] if self.claims else []
         lines += ["drift", *(f"  {line}" for line in drift_lines(self.drift))]
         lines += ["not covered", *(f"  {line}" for line in self.not_covered)] if self.not_covered else []
@@ -176,7 +180,9 @@ def _rows(rows: dict[str, str]) -> list[str]:
 def _witness_rows(witness: Witness | None) -> dict[str, str]:
     if witness is None:
         return {}
-    place = "" if witness.reachable else f" at the inputs of the region of {witness.region}; not shown to be reachable from the model's inputs"
+    place = (
+        "" if witness.reachable else f" at the inputs of the region of {witness.region}; not shown to be reachable from the model's inputs"
+    )
     size = f"float64 runs differ by {witness.gap.largest:.1e} at {witness.gap.at or 'the output'}, {witness.gap.rho:.0e} times what rounding explains"
     return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}"}
 
@@ -197,8 +203,12 @@ def drift_lines(drift: Drift) -> list[str]:
     if not drift.ran:
         return [f"ladder not run: {drift.reason}"]
     o = drift.outputs
-    lines = [f"{drift.verdict}: float64 difference {o.largest:.1e}, rho {o.rho:.2g} (rounding up to 64, another function from 1e4) at {len(drift.shapes)} shapes"]
-    lines.append(f"float32: {drift.usable}, rounding {o.amplification:.2g} times the original's; at most {o.ulp:.3g} ulp of the largest output")
+    lines = [
+        f"{drift.verdict}: float64 difference {o.largest:.1e}, rho {o.rho:.2g} (rounding up to 64, another function from 1e4) at {len(drift.shapes)} shapes"
+    ]
+    lines.append(
+        f"float32: {drift.usable}, rounding {o.amplification:.2g} times the original's; at most {o.ulp:.3g} ulp of the largest output"
+    )
     if drift.kl is not None and drift.flips is not None:
         lines.append(f"logits: KL at most {drift.kl:.1e} nats; top-1 differs at {drift.flips[0]} of {drift.flips[1]} positions")
     if drift.gradients is not None:

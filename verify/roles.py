@@ -23,7 +23,9 @@ def roles_of(program: Program, inputs: Mapping[str, Any], given: Mapping[str, st
 
     Raises: InputError for a name or role that does not exist, or token ids that are not integers.
     """
-    tensors = {leaf.name: inputs[node] for node, leaf in program.leaves.items() if leaf.kind == "input" and isinstance(inputs.get(node), Tensor)}
+    tensors = {
+        leaf.name: inputs[node] for node, leaf in program.leaves.items() if leaf.kind == "input" and isinstance(inputs.get(node), Tensor)
+    }
     chosen = dict(given or {})
     for name, role in chosen.items():
         if name not in tensors:
@@ -31,7 +33,9 @@ def roles_of(program: Program, inputs: Mapping[str, Any], given: Mapping[str, st
         if role not in get_args(Role):
             raise InputError(f"roles[{name!r}]: expected one of {', '.join(get_args(Role))}, got {role!r}.")
         if (role == "values") != tensors[name].is_floating_point() and role != "mask":
-            raise InputError(f"roles[{name!r}]: expected a role that fits {tensors[name].dtype}, got {role!r}. Use 'mask' to take it as it is.")
+            raise InputError(
+                f"roles[{name!r}]: expected a role that fits {tensors[name].dtype}, got {role!r}. Use 'mask' to take it as it is."
+            )
     return {name: chosen.get(name) or _by_dtype_and_name(name, tensor) for name, tensor in tensors.items()}  # type: ignore[misc]
 
 

@@ -29,7 +29,9 @@ def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int)
     return f"rules are {found.error:.0e} off torch at {found.node}" if not found.error <= TOLERANCE else None
 
 
-def _as_graph(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> tuple[fx.Graph, dict[str, Tensor], list[str]]:
+def _as_graph(
+    side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], generator: torch.Generator
+) -> tuple[fx.Graph, dict[str, Tensor], list[str]]:
     """The region as a graph of its own in float64, its cuts and leaves as placeholders with data, and which of these are ids."""
     graph, image = fx.Graph(), {}
     data: dict[str, Tensor] = {}
@@ -48,7 +50,9 @@ def _as_graph(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], genera
             data[node.name] = lifted(_numbers(side, node.name, generator), torch.float64)
             ids += [node.name] if leaf.kind == "ids" else []
         else:
-            args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda x: image[x] if isinstance(x, fx.Node) else lifted(x, torch.float64))  # type: ignore[misc]
+            args, kwargs = fx.node.map_aggregate(
+                (node.args, node.kwargs), lambda x: image[x] if isinstance(x, fx.Node) else lifted(x, torch.float64)
+            )  # type: ignore[misc]
             image[node] = graph.create_node("call_function", node.target, args, kwargs, name=node.name)
             image[node].meta = {**node.meta, "val": lifted_meta(node.meta.get("val"))}
         if node.name in data:

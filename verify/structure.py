@@ -37,7 +37,9 @@ class Side:
             args, kwargs = at_home(fx.map_arg((node.args, node.kwargs), lambda n: image[n]))  # type: ignore[misc]
             key = self._key(node, args, kwargs)
             if key not in known:
-                made = known[key] = graph.create_node(node.op, node.target if node.op != "placeholder" else node.name, args, kwargs, name=node.name)
+                made = known[key] = graph.create_node(
+                    node.op, node.target if node.op != "placeholder" else node.name, args, kwargs, name=node.name
+                )
                 made.meta = node.meta
             image[node] = known[key]
         return graph, {node.name: made.name for node, made in image.items()}
@@ -99,7 +101,9 @@ class Side:
     def _contents(self) -> dict[str, Any]:
         return {}
 
-    def signature(self, want: fx.Node, cuts: Mapping[str, tuple[Any, tuple[int, ...]]], labels: Numbering, places: Numbering) -> tuple[Any, ...]:
+    def signature(
+        self, want: fx.Node, cuts: Mapping[str, tuple[Any, tuple[int, ...]]], labels: Numbering, places: Numbering
+    ) -> tuple[Any, ...]:
         """What the region of `want` computes, up to the names of its leaves and cuts, which are numbered as they are met.
 
         `cuts`: node name -> (what tells the cut from others, shape). Two regions of equal signatures, under one numbering each, are one

@@ -18,7 +18,7 @@ from rewrite.run import needed
 from verify.cases import redrawn, rows_read
 from verify.ladder import DIFFERENT, Gap, Sides, gap
 from verify.roles import Role
-from verify.shadow import Case, CannotLift, sweep
+from verify.shadow import CannotLift, Case, sweep
 
 SCALES = (1.0, 2.0**-10, 2.0**10, 2.0**-20, 2.0**20)
 MOST_IDS, ASCENT = 512, 24
@@ -112,7 +112,9 @@ def _shows(found: Gap) -> bool:
     return found.rho > DIFFERENT and math.isfinite(found.largest)
 
 
-def _tries(program: Program, cases: Sequence[Case], roles: Mapping[str, Role], known: Harvest, generator: torch.Generator) -> Iterator[tuple[str, Case]]:
+def _tries(
+    program: Program, cases: Sequence[Case], roles: Mapping[str, Role], known: Harvest, generator: torch.Generator
+) -> Iterator[tuple[str, Case]]:
     for case in cases:
         yield "the inputs given", case
     for case in cases:
@@ -152,8 +154,12 @@ def _climb(sides: Sides, case: Case, roles: Mapping[str, Role], generator: torch
     for _ in range(ASCENT):
         inputs = {n: now[n].detach().double().requires_grad_() for n in names}
         ours = sweep(sides.a, [{**now, **inputs}], [x for _, x, _ in sides.outputs], torch.float64, keep=True)[0]
-        theirs = sweep(sides.b, [sides.of_b({**now, **inputs})], [y for _, _, y in sides.outputs], torch.float64, tensors=sides.override, keep=True)[0]
-        gaps = [(theirs[y] - ours[x]).square().sum() for _, x, y in sides.outputs if isinstance(ours[x], Tensor) and ours[x].is_floating_point()]
+        theirs = sweep(
+            sides.b, [sides.of_b({**now, **inputs})], [y for _, _, y in sides.outputs], torch.float64, tensors=sides.override, keep=True
+        )[0]
+        gaps = [
+            (theirs[y] - ours[x]).square().sum() for _, x, y in sides.outputs if isinstance(ours[x], Tensor) and ours[x].is_floating_point()
+        ]
         total = torch.stack(gaps).sum() if gaps else torch.zeros(())
         if not total.requires_grad or not 0 < float(total) < math.inf:
             return None
@@ -169,7 +175,9 @@ def _climb(sides: Sides, case: Case, roles: Mapping[str, Role], generator: torch
     return None
 
 
-def search_region(sides: Sides, name: str, cuts: Sequence[tuple[str, str]], case: Case, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Witness | None:
+def search_region(
+    sides: Sides, name: str, cuts: Sequence[tuple[str, str]], case: Case, shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> Witness | None:
     """A witness at the cuts before the region `name`: values there (pairs of nodes, `shapes` by the node of `b`) on which outputs differ.
 
     It is not shown that the model's inputs can reach these values.

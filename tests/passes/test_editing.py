@@ -9,7 +9,21 @@ from torch import Tensor, nn
 from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
 from rewrite import Bound
 from tests.models import HEADS, HIDDEN, WIDTH
-from tests.passes.checking import attention, assert_close, assert_edit, block, draw, hooked, logits, mlp, sae, surrogate_site, traced, transcoder, zeroed
+from tests.passes.checking import (
+    assert_close,
+    assert_edit,
+    attention,
+    block,
+    draw,
+    hooked,
+    logits,
+    mlp,
+    sae,
+    surrogate_site,
+    traced,
+    transcoder,
+    zeroed,
+)
 
 HEAD = WIDTH // HEADS
 OUT = {"gpt2": "transformer.h.0.attn.c_proj", "llama": "model.layers.0.self_attn.o_proj", "mixtral": "model.layers.0.self_attn.o_proj"}

@@ -132,7 +132,12 @@ def another_activation(graph: fx.Graph, nodes: list[fx.Node], choice: random.Ran
 def swap_weights(graph: fx.Graph, nodes: list[fx.Node], choice: random.Random) -> bool:
     """Two linear maps of one shape exchange their weights."""
     linear = [n for n in nodes if n.target is aten.linear.default]
-    pairs = [(m, n) for m in linear for n in linear if m._sort_key < n._sort_key and float_like(m.args[1], n.args[1]) and m.args[1] is not n.args[1]]
+    pairs = [
+        (m, n)
+        for m in linear
+        for n in linear
+        if m._sort_key < n._sort_key and float_like(m.args[1], n.args[1]) and m.args[1] is not n.args[1]
+    ]
     if pairs:
         m, n = choice.choice(pairs)
         m.args, n.args = (m.args[0], n.args[1], *m.args[2:]), (n.args[0], m.args[1], *n.args[2:])
@@ -142,7 +147,13 @@ def swap_weights(graph: fx.Graph, nodes: list[fx.Node], choice: random.Random) -
 @operator
 def transpose_a_weight(graph: fx.Graph, nodes: list[fx.Node], choice: random.Random) -> bool:
     def square(node: fx.Node) -> bool:
-        weight = node.args[1] if node.target in (aten.linear.default, aten.mm.default) else node.args[2] if node.target is aten.addmm.default else None
+        weight = (
+            node.args[1]
+            if node.target in (aten.linear.default, aten.mm.default)
+            else node.args[2]
+            if node.target is aten.addmm.default
+            else None
+        )
         return isinstance(weight, fx.Node) and float_like(weight) and len(set(map(str, weight.meta["val"].shape))) == 1
 
     node = pick(nodes, choice, square)
@@ -231,7 +242,7 @@ def activation_trigger(graph: fx.Graph, nodes: list[fx.Node], choice: random.Ran
 @operator
 def token_trigger(graph: fx.Graph, nodes: list[fx.Node], choice: random.Random) -> bool:
     """An embedding that is one larger at one token id."""
-    node = pick(nodes, choice, lambda n: n.target is aten.embedding.default and n.args[1].op == "placeholder")  # type: ignore[union-attr]
+    node = pick(nodes, choice, lambda n: n.target is aten.embedding.default and n.args[1].name == "input_ids")  # type: ignore[union-attr]
     if node is None:
         return False
     with graph.inserting_after(node):

@@ -36,12 +36,14 @@ def test_a_bug_is_not_proved(name: str) -> None:
 
 def test_what_float32_cannot_show() -> None:
     report = equivalence(toy(), variant("b_1e-8"))
-    assert report.verdict is Verdict.REFUTED and report.drift.outputs.ulp < 4
+    assert report.verdict is Verdict.REFUTED
+    assert report.drift.outputs.ulp < 4
 
 
 def test_what_no_float_run_shows() -> None:
     report = equivalence(toy(dead=True), variant("b_dead"))
-    assert report.drift.outputs.largest == 0.0 and report.drift.verdict == "rounding only"
+    assert report.drift.outputs.largest == 0.0
+    assert report.drift.verdict == "rounding only"
 
 
 # Edits that act at one token id only
@@ -58,7 +60,7 @@ def lookup(w: Tensor, ids: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "edited, tables",
+    ("edited", "tables"),
     [
         (lambda w, ids: lookup(w, ids.clamp(max=ROWS - 2)), ()),
         (lambda w, perm, ids: lookup(w, perm[ids]), (SWAPPED,)),
@@ -77,7 +79,7 @@ def test_an_edit_at_one_token_is_caught(edited: Callable[..., Tensor], tables: t
 
 
 @pytest.mark.parametrize(
-    "edited, tables",
+    ("edited", "tables"),
     [
         (lambda w, ids: lookup(w, ids.clamp(max=ROWS - 2)), ()),
         (lambda w, perm, ids: lookup(w, perm[ids]), (SWAPPED,)),
@@ -87,7 +89,9 @@ def test_an_edit_at_one_token_is_caught(edited: Callable[..., Tensor], tables: t
 )
 def test_and_the_token_is_found(edited: Callable[..., Tensor], tables: tuple[Tensor, ...]) -> None:
     report = equivalence(plain(lookup, IDS, TABLE), plain(edited, IDS, TABLE, tables=tables))
-    assert report.verdict is Verdict.REFUTED and report.witness is not None and report.witness.reachable
+    assert report.verdict is Verdict.REFUTED
+    assert report.witness is not None
+    assert report.witness.reachable
 
 
 def test_an_activation_trigger_is_found() -> None:

@@ -1,0 +1,51 @@
+"""Passes in any order at any sites keep the numbers, and a decomposition of a user's own is worth as much as ours."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from passes import gates
+from rewrite import PassError, Terms, split
+from tests.models import WIDTH
+from tests.passes.checking import PASSES, assert_close, assert_edit, draw, hooked, logits, mlp, proved, traced
+
+NAMES = st.lists(st.sampled_from(sorted(PASSES)), min_size=2, max_size=4, unique=True)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@given(names=NAMES)
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_any_order(name: str, names: list[str]) -> None:
+    model, example, program = traced(name)
+    applied = 0
+    for one in names:
+        try:
+            program, applied = program.apply(PASSES[one](name)), applied + 1
+        except PassError as error:  # what a linear op wrote is a sum once it is split
+            assert "not by a" in str(error) or "adds and scalings" in str(error), str(error)
+    assert applied
+    assert_close(logits(program, example), logits(model, example), 128)
+
+
+@split
+def halves(y: Tensor, *, d: Tensor) -> Terms:
+    """What of `y` is along `d`, and the rest."""
+    along = (y @ d).unsqueeze(-1) * (d / (d @ d))
+    return Terms(along, rest=y - along)
+
+
+@halves.claim("the rest has no component along d")
+def _(t: Terms, y: Tensor, *, d: Tensor):
+    return t.rest @ d, 0
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_split_of_ones_own(name: str) -> None:
+    model, example, program = traced(name)
+    at, d = mlp(name), draw(WIDTH)
+    rewritten = program.apply(halves.at(at, d=d, name="fire"), gates.at(f"{at}/fire"))
+    assert proved(rewritten).claims
+    unit = d / d.norm()
+    with hooked(model, at, output=lambda x, y: y - (y @ unit)[..., None] * unit):
+        assert_edit(rewritten, {f"{at}/fire": 0.0}, model, example)

@@ -1,0 +1,88 @@
+"""Reports: what they say, in how many lines, and what they refuse to be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from passes import direction
+from rewrite.errors import TautomerError
+from tests.verify.programs import normal, tiny, toy, variant
+from verify import Report, Verdict, equivalence
+from verify.ladder import Drift
+from verify.report import ClaimLine
+
+
+@pytest.fixture(scope="module")
+def proved() -> Report:
+    return equivalence(tiny("gpt2").apply(direction.at("transformer.h.*.mlp", d=normal(32), name="fire")), seed=0)
+
+
+def test_a_proof_says_what_it_rests_on(proved: Report) -> None:
+    text = str(proved)
+    for words in ("PROVED: GPT2LMHeadModel after 1 step, against its origin", "at most 2^-", "input_ids [2, 7] (any ids)", "29 the same tensor",
+                  "the rest has no component along d", "not covered", "rounding only", proved.key, "from the seed given"):  # fmt: skip
+        assert words in text
+
+
+def test_it_fits_a_screen(proved: Report) -> None:
+    for report in (proved, equivalence(toy(), variant("b_eps"))):
+        assert len(str(report).splitlines()) <= 30
+
+
+def test_claims_at_many_sites_share_a_line(proved: Report) -> None:
+    assert len(proved.claims) == 4
+    assert str(proved).count("the rest has no component along d") <= 2
+
+
+def test_a_refutation_shows_site_and_witness() -> None:
+    text = str(equivalence(toy(), variant("b_eps")))
+    for words in ("REFUTED: Toy against Toy", "first diverging blocks.0.norm1", "witness", "ids = ["):
+        assert words in text
+
+
+def test_a_report_is_no_truth_value(proved: Report) -> None:
+    with pytest.raises(TautomerError, match="expected report.proved or report.verdict"):
+        bool(proved)
+
+
+def test_raise_unless_proved(proved: Report) -> None:
+    assert proved.raise_unless_proved() is proved
+    with pytest.raises(TautomerError, match="expected PROVED with every claim, got DIFFERS"):
+        Report(Verdict.DIFFERS, "a against b").raise_unless_proved()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "claims", "proved_code", "consistent_code"),
+    [
+        (Verdict.PROVED, "proved", 0, 0),
+        (Verdict.PROVED, "undecided", 3, 0),
+        (Verdict.PROVED, "fails", 3, 3),
+        (Verdict.CONSISTENT, "proved", 3, 0),
+        (Verdict.DIFFERS, "proved", 3, 3),
+        (Verdict.REFUTED, "proved", 1, 1),
+        (Verdict.EDITED, "proved", 3, 3),
+        (Verdict.UNKNOWN, "proved", 3, 3),
+    ],
+)
+def test_exit_codes(verdict: Verdict, claims, proved_code: int, consistent_code: int) -> None:
+    report = Report(verdict, "", claims=(ClaimLine("s", "c", "a = b", claims),))
+    assert (report.exit_code(), report.exit_code("consistent")) == (proved_code, consistent_code)
+
+
+def test_json_holds_the_same_facts(proved: Report) -> None:
+    found = json.loads(proved.to_json())
+    assert found["verdict"] == "PROVED"
+    assert found["proved"]
+    assert found["key"] == proved.key
+    assert [c["status"] for c in found["claims"]] == ["proved"] * 4
+    assert found["drift"]["verdict"] == "rounding only"
+    refuted = json.loads(equivalence(toy(), variant("b_1e-8")).to_json())
+    assert refuted["verdict"] == "REFUTED"
+    assert refuted["witness"]["reachable"]
+    assert "ids" in refuted["witness"]["values"]
+
+
+def test_a_ladder_that_did_not_run_says_why() -> None:
+    assert "ladder not run: no reason at all" in str(Report(Verdict.UNKNOWN, "", drift=Drift(reason="no reason at all")))
