@@ -14,7 +14,21 @@ from passes import direction, heads
 from rewrite import Program, load, trace
 from verify import equivalence
 
-SITES = ("", "@in", ".mlp", ".mlp@in", ".attn", ".attn@in", ".ln_1", ".ln_1@in", ".ln_2", ".ln_2@in", ".mlp.c_fc", ".mlp.act", ".attn.c_attn")
+SITES = (
+    "",
+    "@in",
+    ".mlp",
+    ".mlp@in",
+    ".attn",
+    ".attn@in",
+    ".ln_1",
+    ".ln_1@in",
+    ".ln_2",
+    ".ln_2@in",
+    ".mlp.c_fc",
+    ".mlp.act",
+    ".attn.c_attn",
+)
 
 
 def report(name: str, seconds: float, bound: float) -> None:
@@ -38,7 +52,9 @@ def forward(model: torch.nn.Module, traced: Program, split: Program, shape: tupl
     """Prints the cost of a forward pass against the model's, alternating."""
     ids = torch.randint(0, 50257, shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = alternate({"model": lambda: model(ids), "traced": lambda: traced(ids), "12 directions + 12 head families": lambda: split(ids)}, rounds)
+        found = alternate(
+            {"model": lambda: model(ids), "traced": lambda: traced(ids), "12 directions + 12 head families": lambda: split(ids)}, rounds
+        )
     for name, (milliseconds, ratio) in found.items():
         print(f"forward {shape[0]} x {shape[1]}: {name:<42} {milliseconds:8.1f} ms  {ratio:.3f} x", flush=True)
 
@@ -58,7 +74,11 @@ def main() -> None:
     forward(model, traced, split, (1, 16), 21)
     forward(model, traced, split, (8, 64), 5)
     for exponent, bound in ((20, 8), (40, 15)):
-        timed(f"prove 12 directions + 12 head families, bound 2^-{exponent}", bound, lambda e=exponent: made.update(x=split) or equivalence(split, bound=2.0**-e))
+        timed(
+            f"prove 12 directions + 12 head families, bound 2^-{exponent}",
+            bound,
+            lambda e=exponent: made.update(x=split) or equivalence(split, bound=2.0**-e),
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         timed("save + load, 156 splits", 20, lambda: (made["many"].save(path / "p"), load(path / "p")))

@@ -39,9 +39,17 @@ def as_function(f: Any) -> Callable[[Tensor], Tensor]:
         symbols = sorted(f.free_symbols, key=str)
         if len(symbols) != 1:
             raise PassError(f"surrogate: expected a sympy expression in one symbol, got {len(symbols)} in {f}. Write it in x alone.")
-        names = {"exp": torch.exp, "tanh": torch.tanh, "sqrt": torch.sqrt, "log": torch.log, "erf": torch.erf, "sin": torch.sin, "cos": torch.cos}
-        constant = sympy.lambdify(symbols, f, modules=[{**names, "Max": _largest, "Min": _smallest, "Abs": torch.abs}])
-        return constant
+        names = {
+            "exp": torch.exp,
+            "tanh": torch.tanh,
+            "sqrt": torch.sqrt,
+            "log": torch.log,
+            "erf": torch.erf,
+            "sin": torch.sin,
+            "cos": torch.cos,
+        }
+        function: Any = sympy.lambdify(symbols, f, modules=[{**names, "Max": _largest, "Min": _smallest, "Abs": torch.abs}])
+        return function
     if not callable(f):
         raise PassError(f"surrogate: expected f= a module, function or sympy expression, or fit= batches, got {type(f).__name__}.")
     return f

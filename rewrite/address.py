@@ -39,7 +39,9 @@ def parse(text: str) -> Address:
     """
     found = _TAIL.match(text)
     if not found or any(mark in found["site"] for mark in "[]"):
-        raise SiteError(f"address {text!r}: expected site[member]@act@[slice], got brackets that do not pair. Write e.g. h.0.attn/head[3]@[:, 1].")
+        raise SiteError(
+            f"address {text!r}: expected site[member]@act@[slice], got brackets that do not pair. Write e.g. h.0.attn/head[3]@[:, 1]."
+        )
     return Address(text, found["site"], found["member"], bool(found["act"]), found["slice"])
 
 

@@ -48,7 +48,9 @@ def apply(program: Program, passes: Sequence[Bound]) -> Program:
     splicer, cache = Splicer(program), {}
     for bound in passes:
         if not isinstance(bound, Bound):
-            raise PassError(f"apply: expected passes such as direction.at(address, d=d), got {type(bound).__name__}. Bind the law with .at.")
+            raise PassError(
+                f"apply: expected passes such as direction.at(address, d=d), got {type(bound).__name__}. Bind the law with .at."
+            )
         applied: list[str] = []
         skipped: dict[str, str] = {}
         for address in addresses(splicer, bound):
@@ -111,7 +113,8 @@ def _captured(splicer: Splicer, law: Law, arguments: Arguments, label: str, cach
             args, kwargs = arguments.rebuild(values)
             with taking_notes() as notes:
                 outputs, shape = flatten(law, law.function(*args, **kwargs))
-            shapes[:] = [Shape(*shape, tuple(notes.parts))]
+            keys, spans, families = shape
+            shapes[:] = [Shape(keys, spans, families, tuple(notes.parts))]
             return [*outputs, *notes.parts.values()]
 
         captured = capture(flat, [node.meta["val"] for node in arguments.inputs], splicer.mode, label)

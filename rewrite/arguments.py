@@ -192,5 +192,3 @@ def _inline(splicer: Splicer, found: Arguments, module: nn.Module, label: str) -
     parts = {name: found.add(splicer.leaf(tensor, f"{label}.{name}")) for name, tensor in named.items()}
     found.key.append(("module", id(module)))
     return lambda values: Inlined(module, {name: one(values) for name, one in parts.items()})
-
-

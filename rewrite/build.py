@@ -41,7 +41,9 @@ def build(model: nn.Module, exported: ExportedProgram, taps: tuple[Tap, ...], ex
     _refuse_writes(exported, where)
     strange = [spec for spec in exported.graph_signature.input_specs if spec.kind not in KINDS]
     if strange:
-        raise TraceError(f"{where}: expected tensors alone as state, got a {strange[0].kind.name.lower()}. Keep other objects out of forward.")
+        raise TraceError(
+            f"{where}: expected tensors alone as state, got a {strange[0].kind.name.lower()}. Keep other objects out of forward."
+        )
     signature = inspect.signature(model.forward)
     flat: list[Any] = list(exported.graph.output_node().args[0])  # type: ignore[arg-type]
     count = len(flat) - len(taps)

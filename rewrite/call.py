@@ -42,7 +42,9 @@ def _as_in_example(program: Program, args: tuple[Any, ...], kwargs: Mapping[str,
     missing = [name for name in wanted if name not in given]
     if extra or missing or len(args) > len(names):
         problem = f"no {missing[0]!r}" if missing else f"{extra[0]!r}" if extra else f"{len(args)} positional arguments"
-        raise InputError(f"{program.header.model}: expected the arguments of the example, {wanted}, got {problem}. Trace with an example that has the others.")
+        raise InputError(
+            f"{program.header.model}: expected the arguments of the example, {wanted}, got {problem}. Trace with an example that has them."
+        )
     return tuple(given[name] for name in names[: len(example_args)]), {name: given[name] for name in example_kwargs}
 
 
@@ -60,7 +62,9 @@ def _check(program: Program, expected: Any, name: str, value: Any, sizes: dict[s
     for axis, (size, want) in enumerate(zip(value.shape, expected.shape, strict=True)):
         if isinstance(want, int):
             if size != want:
-                raise InputError(f"{name}: expected size {want} in dimension {axis}, got {size}. The program is {program.header.dynamic} in shape.")
+                raise InputError(
+                    f"{name}: expected size {want} in dimension {axis}, got {size}. The program is {program.header.dynamic} in shape."
+                )
             continue
         known, where = sizes.setdefault(str(want), (size, f"dimension {axis} of {name}"))
         if known != size:

@@ -123,5 +123,5 @@ def value_key(value: Any) -> tuple[Any, ...]:
     key = value.__dict__.get("_tautomer_key")  # printing symbols is slow, and a fake value is asked about again and again
     if key is None:
         key = (str(tuple(value.shape)), str(value.stride()), value.dtype, str(value.device))
-        value.__dict__["_tautomer_key"] = key
+        value._tautomer_key = key  # type: ignore[attr-defined]
     return key

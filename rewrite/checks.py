@@ -52,7 +52,9 @@ def compare(expected: Sequence[Any], found: Sequence[Any], where: str) -> str:
     for i, (a, b) in enumerate(zip(expected, found, strict=True)):
         if not isinstance(a, Tensor) or not isinstance(b, Tensor):
             if isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
-                raise TraceError(f"{where}: expected output {i} to be {a!r} as from the model, got {b!r}. Return only tensors from forward.")
+                raise TraceError(
+                    f"{where}: expected output {i} to be {a!r} as from the model, got {b!r}. Return only tensors from forward."
+                )
         elif a.shape != b.shape or a.dtype != b.dtype:
             got = f"{b.dtype} {tuple(b.shape)}"
             raise TraceError(f"{where}: expected output {i} as {a.dtype} {tuple(a.shape)}, got {got}. Trace with dynamic=False.")

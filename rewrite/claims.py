@@ -89,7 +89,9 @@ def claim_graph(
     return Claim(law.sentence, site, step, captured.graph, bindings, tuple(sorted(reads)))
 
 
-def _capture(builder: ClaimBuilder, slots: dict[str, list[int]], inputs: list[int], member: int | None) -> tuple[Captured, list[int]] | None:
+def _capture(
+    builder: ClaimBuilder, slots: dict[str, list[int]], inputs: list[int], member: int | None
+) -> tuple[Captured, list[int]] | None:
     law, splicer = builder.law, builder.splicer
 
     def sides(values: Sequence[Any], give: Any) -> list[Any] | None:

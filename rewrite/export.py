@@ -155,7 +155,11 @@ def exported_program(program: Program, made: Lifted, gates: str) -> ExportedProg
         specs, state, constants = _input_specs(made, gates)
         in_spec = tree_flatten((args, kwargs))[1]
     signature = ModuleCallSignature(
-        inputs=[], outputs=[], in_spec=in_spec, out_spec=plain_spec(program.calling.out_spec), forward_arg_names=list(program.calling.parameters[: len(args)]) + list(kwargs)
+        inputs=[],
+        outputs=[],
+        in_spec=in_spec,
+        out_spec=plain_spec(program.calling.out_spec),
+        forward_arg_names=list(program.calling.parameters[: len(args)]) + list(kwargs),
     )
     return ExportedProgram(
         root=nn.Module(),
@@ -178,8 +182,10 @@ def _move_gates_behind_inputs(made: Lifted) -> None:
         last = nodes[name]
 
 
-def _input_specs(made: Lifted, gates: str) -> tuple[list[InputSpec], dict[str, Tensor], dict[str, Tensor]]:
-    specs, state, constants = [], {}, {}
+def _input_specs(made: Lifted, gates: str) -> tuple[list[InputSpec], dict[str, Tensor], dict[str, Any]]:
+    specs: list[InputSpec] = []
+    state: dict[str, Tensor] = {}
+    constants: dict[str, Any] = {}
     for node in made.graph.nodes:
         if node.op != "placeholder":
             continue
@@ -197,7 +203,7 @@ def _input_specs(made: Lifted, gates: str) -> tuple[list[InputSpec], dict[str, T
         else:
             persistent = leaf.kind == "gate" or leaf.persistent
             specs.append(InputSpec(InputKind.BUFFER, TensorArgument(node.name), leaf.name, persistent))
-            (state if persistent else constants)[leaf.name] = tensor
+            (state if persistent else constants)[leaf.name] = made.tensors[leaf.name]
     return specs, state, constants
 
 

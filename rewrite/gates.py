@@ -40,7 +40,9 @@ class Gate:
             raise InputError(f"{where}: expected {old.dtype}, got {new.dtype}. Convert it.")
         if self.members is not None:
             if which == "r":
-                raise InputError(f"{where}: expected the reference of the whole family, got one for a member. Set it on {self.record.address!r}.")
+                raise InputError(
+                    f"{where}: expected the reference of the whole family, got one for a member. Set it on {self.record.address!r}."
+                )
             filled = old.clone()
             filled[list(self.members)] = new
             new = filled

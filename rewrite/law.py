@@ -84,7 +84,9 @@ class Law:
         """
         unknown = [key for key in arguments if key not in self.keywords]
         if unknown:
-            raise PassError(f"{self.name}.at: expected arguments among {list(self.keywords)}, got {unknown[0]!r}.{nearest(unknown[0], self.keywords)}")
+            raise PassError(
+                f"{self.name}.at: expected arguments among {list(self.keywords)}, got {unknown[0]!r}.{nearest(unknown[0], self.keywords)}"
+            )
         missing = [key for key, default in self.keywords.items() if default is inspect.Parameter.empty and key not in arguments]
         if missing:
             raise PassError(f"{self.name}.at: expected {missing[0]}=, got no value for it. It has no default.")

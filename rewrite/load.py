@@ -67,7 +67,9 @@ def _read(folder: Path) -> dict[str, Any]:
         raise FileError(f"{path}: expected JSON, got something else ({str(error)[:60]}). The file is broken or not ours.") from None
     number = take(record, "format", int, str(path))
     if number != FORMAT:
-        raise FileError(f"{path}: expected format {FORMAT}, got {number}. Load it with the tautomer that wrote it: {str(record.get('tautomer'))[:20]}.")
+        raise FileError(
+            f"{path}: expected format {FORMAT}, got {number}. Load it with the tautomer that wrote it: {str(record.get('tautomer'))[:20]}."
+        )
     return record
 
 
@@ -151,7 +153,12 @@ class Shapes:
         sizes = [self.size(size, where) for size in take(record, "shape", list, where)]
         device = take(record, "device", str, where)
         known = [size for size in sizes if isinstance(size, int)]
-        if dtype is None or len(sizes) > 64 or _product(known) > LARGEST_TENSOR or not re.fullmatch(r"(cpu|cuda|mps|meta|xpu)(:\d{1,3})?", device):
+        if (
+            dtype is None
+            or len(sizes) > 64
+            or _product(known) > LARGEST_TENSOR
+            or not re.fullmatch(r"(cpu|cuda|mps|meta|xpu)(:\d{1,3})?", device)
+        ):
             raise bad(where, "a tensor of a known dtype, sensible size and device", record)
         with self.mode:
             return torch.empty(sizes, dtype=dtype, device=device)
@@ -230,7 +237,11 @@ def _check_leaves(graph: fx.Graph, leaves: dict[str, Any], held: dict[str, Tenso
         like, tensor = node.meta["val"], held[leaf.name]
         gate = leaf.kind == "gate"  # a gate may have been set to a tensor of another shape
         if not isinstance(like, Tensor) or like.dtype != tensor.dtype or (not gate and tuple(like.shape) != tuple(tensor.shape)):
-            raise bad(f"{where}, leaf {leaf.name!r}", f"{tensor.dtype} {list(tensor.shape)}", like if not isinstance(like, Tensor) else f"{like.dtype} {list(like.shape)}")
+            raise bad(
+                f"{where}, leaf {leaf.name!r}",
+                f"{tensor.dtype} {list(tensor.shape)}",
+                like if not isinstance(like, Tensor) else f"{like.dtype} {list(like.shape)}",
+            )
 
 
 def _sites(record: Any, nodes: set[str], where: str) -> dict[str, Site]:
@@ -260,9 +271,13 @@ def _rows(record: Any, key: str, make: Callable[..., Any], check: Callable[[Any]
 def _with_tables(program: Program, record: Any, shapes: Shapes, nodes: set[str], where: str) -> Program:
     names = set(program.tensors)
     families = _rows(record, "families", FamilyRecord, lambda f: _is_family(f, nodes), where)
-    splits = _rows(record, "splits", SplitRecord, lambda s: {s.whole, s.total} <= nodes and set(s.terms) <= set(program.sites_by_address), where)
+    splits = _rows(
+        record, "splits", SplitRecord, lambda s: {s.whole, s.total} <= nodes and set(s.terms) <= set(program.sites_by_address), where
+    )
     gates = _rows(record, "gates", GateRecord, lambda g: {g.g, g.h, g.r} <= names, where)
-    steps = _rows(record, "steps", Step, lambda s: isinstance(s.name, str) and isinstance(s.arguments, dict) and isinstance(s.skipped, dict), where)
+    steps = _rows(
+        record, "steps", Step, lambda s: isinstance(s.name, str) and isinstance(s.arguments, dict) and isinstance(s.skipped, dict), where
+    )
     families_by_address = {f.address: f for f in families}
     claims = _claims(record, shapes, program, set(families_by_address), where)
     return replace(
@@ -284,7 +299,9 @@ def _is_family(family: FamilyRecord, nodes: set[str]) -> bool:
 
 
 def _claims(record: Any, shapes: Shapes, program: Program, families: set[str], where: str) -> list[Claim]:
-    graphs = [decode_graph(g, shapes.placeholder, f"{where}, claim graph {i}") for i, g in enumerate(take(record, "claim_graphs", list, where))]
+    graphs = [
+        decode_graph(g, shapes.placeholder, f"{where}, claim graph {i}") for i, g in enumerate(take(record, "claim_graphs", list, where))
+    ]
     for number, graph in enumerate(graphs):
         shapes.fill(graph, f"{where}, claim graph {number}")
     known = {"node": set(program.nodes), "fresh": set(program.nodes), "member": families}
@@ -296,7 +313,16 @@ def _claims(record: Any, shapes: Shapes, program: Program, families: set[str], w
         if not 0 <= number < len(graphs) or not right or set(pairs) != {n.name for n in graphs[number].nodes if n.op == "placeholder"}:
             raise bad(f"{where}, claims", "a claim about nodes that exist", row)
         reads = tuple(str(address) for address in take(row, "reads", list, where))
-        claims.append(Claim(take(row, "sentence", str, where), take(row, "site", str, where), take(row, "step", int, where), graphs[number], pairs, reads))
+        claims.append(
+            Claim(
+                take(row, "sentence", str, where),
+                take(row, "site", str, where),
+                take(row, "step", int, where),
+                graphs[number],
+                pairs,
+                reads,
+            )
+        )
     return claims
 
 

@@ -82,7 +82,7 @@ def linear(node: fx.Node) -> Match | Skip:
     if found is None and inner.target in RESHAPES:
         found = _flat_linear(_past(inner.args[0]))  # type: ignore[arg-type]
         if found is not None:
-            x = found[0]
+            x: Any = found[0]
             while x.target in RESHAPES and not same_shape(shape(x)[:-1], shape(node)[:-1]):
                 x = x.args[0]
             found = (x, *found[1:])
@@ -127,7 +127,8 @@ def norm(node: fx.Node) -> Match | Skip:
     if inner.target is aten.layer_norm.default:
         if len(args[1]) != 1:
             return Skip("its layer norm runs over several axes")
-        weight, bias, eps = (*args[2:5], *(None, None, 1e-5)[len(args[2:5]) :])
+        given: list[Any] = [*args[2:5], *(None, None, 1e-5)[len(args[2:5]) :]]
+        weight, bias, eps = given
         return Match(inner, (Operand(args[0]), weight and Operand(weight), bias and Operand(bias), eps, True))
     if inner.target is aten.rms_norm.default and len(args[1]) == 1 and len(args) > 3 and args[3] is not None:
         return Match(inner, (Operand(args[0]), args[2] and Operand(args[2]), None, args[3], False))
@@ -178,7 +179,7 @@ def attention(node: fx.Node) -> Match | Skip:
     if inner.target is not aten.scaled_dot_product_attention.default:
         return _skip(inner, "attention")
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-    given = {**dict(zip(names, inner.args, strict=False)), **inner.kwargs}
+    given: dict[str, Any] = {**dict(zip(names, inner.args, strict=False)), **inner.kwargs}
     q, k, v = (Operand(given[name]) for name in names[:3])
     mask = given.get("attn_mask")
     scale = given.get("scale")
@@ -193,7 +194,8 @@ def embedding(node: fx.Node) -> Match | Skip:
     inner = _past(node)
     if inner.target is not aten.embedding.default:
         return _skip(inner, "embedding")
-    return Match(inner, (Operand(inner.args[0]), Operand(inner.args[1])))  # type: ignore[arg-type]
+    weight, ids, *_ = inner.args
+    return Match(inner, (Operand(weight), Operand(ids)))  # type: ignore[arg-type]
 
 
 MATCHERS: dict[str, Callable[[fx.Node], Match | Skip]] = {"linear": linear, "norm": norm, "attention": attention, "embedding": embedding}

@@ -52,7 +52,9 @@ def additive(splicer: Splicer, term: Site, end: fx.Node) -> Additive:
         if found:
             products[node] = found
     if end not in products:
-        raise PassError(f"{term.address}: expected a path of adds and scalings to {end.name}, got {_obstacle(splicer, term, products, way)}")
+        raise PassError(
+            f"{term.address}: expected a path of adds and scalings to {end.name}, got {_obstacle(splicer, term, products, way)}"
+        )
     return Additive(term, start, end, products)
 
 
@@ -90,7 +92,9 @@ def _products(node: fx.Node, of: Any, varying: set[fx.Node]) -> list[Product]:
 
 
 def _dyadic(value: float) -> bool:
-    return value != 0 and (1.0 / value) * value == 1.0 and float(value).as_integer_ratio()[0] in (1, -1) or float(value).is_integer() and (int(value) & (int(value) - 1)) == 0
+    return (value != 0 and (1.0 / value) * value == 1.0 and float(value).as_integer_ratio()[0] in (1, -1)) or (
+        float(value).is_integer() and (int(value) & (int(value) - 1)) == 0
+    )
 
 
 def _scaled(products: list[Product], factor: Any) -> list[Product]:
@@ -167,8 +171,8 @@ def path_claim(splicer: Splicer, address: str, found: Additive, law: Captured, c
     image: dict[fx.Node, fx.Node] = {}
     region = sorted(found.products, key=lambda n: n._sort_key)
     region = [node for node in region if node in needed([found.end])]
-    for node in {n for node in region for n in node.all_input_nodes if n not in found.products and n is not found.start}:
-        outside[node] = bound(node)
+    for other in {n: None for node in region for n in node.all_input_nodes if n not in found.products and n is not found.start}:
+        outside[other] = bound(other)
     term = next((u for u in region if any(n is found.start and not reads(u, found.term) for n in u.all_input_nodes)), None)
     own = bound(found.start) if term is not None else None
     for node in region:
@@ -177,13 +181,11 @@ def path_claim(splicer: Splicer, address: str, found: Additive, law: Captured, c
         image[node].meta = {"val": node.meta["val"], "scope": ()}
     read, given = bound(found.end), bound(found.start)
     wanted = [read, given, fresh, *([outside.get(coefficient) or bound(coefficient)] if isinstance(coefficient, fx.Node) else [])]
-    other = dict(zip(law.inputs, wanted, strict=True))
+    copied = dict(zip(law.inputs, wanted, strict=True))
     for node in law.graph.nodes:
         if node.op == "call_function":
-            other[node] = graph.node_copy(node, lambda n: other[n])
-            other[node].meta = {"val": node.meta["val"], "scope": ()}
-    graph.output([image[found.end], other[law.outputs[0]]])
+            copied[node] = graph.node_copy(node, lambda n: copied[n])
+            copied[node].meta = {"val": node.meta["val"], "scope": ()}
+    graph.output([image[found.end], copied[law.outputs[0]]])
     sentence = "the term replaced by any value on this path only: reader and rewrite agree"
     return Claim(sentence, address, step, graph, bindings, (found.term.address,))
-
-

@@ -48,7 +48,9 @@ def expand(glob: str, known: Mapping[str, Any]) -> list[str]:
     tail = glob[len(parsed.site) :]
     found = [address + tail for address in matching(parsed.site, known)]
     if not found:
-        raise SiteError(f"no site matches {parsed.site!r} among {len(known)}.{nearest(parsed.site, known) or ' List them with program.sites().'}")
+        raise SiteError(
+            f"no site matches {parsed.site!r} among {len(known)}.{nearest(parsed.site, known) or ' List them with program.sites().'}"
+        )
     return found
 
 
@@ -142,7 +144,9 @@ def _edit_coordinate(function: Any, act: Tensor, dim: int, members: list[int] | 
 
 
 def _edit_members(function: Any, total: Tensor, equation: str, axis: str, members: list[int], index: Any, *operands: Tensor) -> Tensor:
-    found = Family(equation, *operands, axis=axis, act=next(o for o, d in zip(operands, axis_dims(equation, axis), strict=True) if d is not None))
+    found = Family(
+        equation, *operands, axis=axis, act=next(o for o, d in zip(operands, axis_dims(equation, axis), strict=True) if d is not None)
+    )
     for member in members:
         old = found[member]
         total = total + ((function(old) if index is None else _sliced(function, old, index)) - old)
@@ -175,7 +179,9 @@ def _coordinate(act: Tensor, dim: int, members: list[int] | None) -> Tensor:
 
 
 def _members(equation: str, axis: str, members: list[int], *operands: Tensor) -> Tensor:
-    found = Family(equation, *operands, axis=axis, act=next(o for o, d in zip(operands, axis_dims(equation, axis), strict=True) if d is not None))
+    found = Family(
+        equation, *operands, axis=axis, act=next(o for o, d in zip(operands, axis_dims(equation, axis), strict=True) if d is not None)
+    )
     total = found[members[0]]
     for member in members[1:]:
         total = total + found[member]

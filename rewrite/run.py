@@ -80,7 +80,10 @@ def _is_product(node: Any) -> bool:
 
 
 def _is_expanded_vector(node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.target is aten.expand.default and node.args[0].meta["val"].dim() == 1
+    if not isinstance(node, fx.Node) or node.target is not aten.expand.default:
+        return False
+    (vector, *_) = node.args
+    return isinstance(vector, fx.Node) and vector.meta["val"].dim() == 1
 
 
 def _key(target: Any, args: Any, kwargs: Any) -> Any:

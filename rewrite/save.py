@@ -61,7 +61,9 @@ def save(program: Program, directory: str | os.PathLike[str]) -> None:
         if old is not None and old != name:
             (folder / old).unlink(missing_ok=True)
     except OSError as error:
-        raise FileError(f"save to {folder}: expected a folder that can be written, got: {error.strerror or error}. Choose another one.") from None
+        raise FileError(
+            f"save to {folder}: expected a folder that can be written, got: {error.strerror or error}. Choose another one."
+        ) from None
 
 
 def encode_program(program: Program, tensors: Tensors) -> dict[str, Any]:
@@ -88,7 +90,15 @@ def _encode_claims(claims: tuple[Claim, ...]) -> dict[str, Any]:
             graphs[id(claim.graph)] = len(graphs)
             written.append(encode_graph(claim.graph))
     rows = [
-        {"sentence": c.sentence, "site": c.site, "step": c.step, "graph": graphs[id(c.graph)], "bindings": c.bindings, "reads": list(c.reads)} for c in claims
+        {
+            "sentence": c.sentence,
+            "site": c.site,
+            "step": c.step,
+            "graph": graphs[id(c.graph)],
+            "bindings": c.bindings,
+            "reads": list(c.reads),
+        }
+        for c in claims
     ]
     return {"claims": rows, "claim_graphs": written}
 
@@ -103,7 +113,9 @@ class Tensors:
     def put(self, tensor: Tensor, name: str = "example") -> str:
         """The key under which `tensor` is stored."""
         if tensor.is_meta:
-            raise FileError(f"save: expected weights, got a tensor without numbers for {name!r}. A program traced on the meta device cannot be saved.")
+            raise FileError(
+                f"save: expected weights, got a tensor without numbers for {name!r}. A program traced on the meta device cannot be saved."
+            )
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if tensor.numel() else id(tensor)
         if place not in self._known:
             key, number = name, 1

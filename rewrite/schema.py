@@ -5,17 +5,19 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from rewrite.allowed import op, op_name
 from rewrite.errors import FileError
-from rewrite.records import Leaf
+from rewrite.records import Leaf, LeafKind
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}\Z")
-MOST_NODES, LARGEST = 2_000_000, 2**40
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}")
+MOST_NODES, LARGEST = 1_000_000, 2**40
+LEAF_KINDS: tuple[LeafKind, ...] = get_args(LeafKind)
 SETTINGS: dict[str, dict[str, Any]] = {
     "dtype": {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
     "layout": {str(value).removeprefix("torch."): value for value in (torch.strided,)},
@@ -63,7 +65,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, slice):
         return {"slice": [encode(value.start), encode(value.stop), encode(value.step)]}
     if isinstance(value, torch.device):
-        return {"device": str(value)}
+        return {"device": "cpu"}  # a saved program is a CPU program: where it was does not matter where it is loaded
     for kind, name in KINDS:
         if isinstance(value, kind):
             return {name: str(value).removeprefix("torch.")}
@@ -75,7 +77,7 @@ def decode(value: Any, nodes: dict[str, fx.Node], where: str) -> Any:
 
     Raises: FileError for anything else.
     """
-    if value is None or isinstance(value, bool | str | float):
+    if value is None or isinstance(value, bool | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, int):
         if abs(value) > LARGEST and abs(value) not in (2**63 - 1, 2**63):
@@ -87,18 +89,18 @@ def decode(value: Any, nodes: dict[str, fx.Node], where: str) -> Any:
         raise bad(where, "a literal or a tagged value", value)
     (tag, content), *_ = value.items()
     if tag == "node":
-        if content not in nodes:
+        if not isinstance(content, str) or content not in nodes:
             raise bad(where, "a node that comes before", content)
         return nodes[content]
-    if tag == "float" and content in ("inf", "-inf", "nan"):
+    if tag == "float" and isinstance(content, str) and content in ("inf", "-inf", "nan"):
         return float(content)
     if tag == "tuple" and isinstance(content, list):
         return tuple(decode(item, nodes, where) for item in content)
     if tag == "slice" and isinstance(content, list) and len(content) == 3:
         return slice(*(decode(item, nodes, where) for item in content))
-    if tag == "device" and isinstance(content, str) and re.fullmatch(r"(cpu|cuda|mps|meta|xpu)(:\d{1,3})?", content):
-        return torch.device(content)
-    if tag in SETTINGS and content in SETTINGS[tag]:
+    if tag == "device" and content == "cpu":
+        return torch.device("cpu")
+    if tag in SETTINGS and isinstance(content, str) and content in SETTINGS[tag]:
         return SETTINGS[tag][content]
     raise bad(where, "a literal or a tagged value", value)
 
@@ -106,36 +108,31 @@ def decode(value: Any, nodes: dict[str, fx.Node], where: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------------- graphs
 
 
-def encode_graph(graph: fx.Graph) -> dict[str, Any]:
-    """The JSON form of a graph: placeholders by name and shape, ops by name, arguments as literals. Other shapes follow from these."""
+def encode_graph(graph: fx.Graph, value: Callable[[fx.Node], Any] = lambda node: None) -> dict[str, Any]:
+    """The JSON form of a graph: placeholders by name (with what `value` gives), ops by name, arguments as literals.
+
+    Shapes are not written: those of ops follow from those of the placeholders. Raises: FileError for ops or literals that have no form.
+    """
     scopes: dict[tuple[str, ...], int] = {}
     nodes = []
     for node in graph.nodes:
-        scope = scopes.setdefault(tuple(node.meta.get("scope", ())), len(scopes))
-        if node.op == "placeholder":
-            nodes.append({"name": node.name, "value": encode_value(node.meta.get("val")), "scope": scope})
-        elif node.op == "call_function":
-            entry = {"name": node.name, "op": op_name(node.target), "args": [encode(a) for a in node.args], "scope": scope}
-            nodes.append({**entry, "kwargs": {k: encode(v) for k, v in node.kwargs.items()}} if node.kwargs else entry)
-    return {"nodes": nodes, "outputs": [encode(value) for value in graph.output_node().args[0]], "scopes": [list(s) for s in scopes]}  # type: ignore[union-attr]
+        if node.op == "output":
+            continue
+        entry: dict[str, Any] = {"name": node.name, "scope": scopes.setdefault(tuple(node.meta.get("scope", ())), len(scopes))}
+        if node.op == "call_function":
+            entry |= {"op": op_name(node.target), "args": [encode(arg) for arg in node.args]}
+            if node.kwargs:
+                entry["kwargs"] = {key: encode(arg) for key, arg in node.kwargs.items()}
+        else:
+            given = value(node)
+            entry |= {} if given is None else {"value": given}
+        nodes.append(entry)
+    outputs = [encode(value) for value in graph.output_node().args[0]]  # type: ignore[union-attr]
+    return {"nodes": nodes, "outputs": outputs, "scopes": [list(scope) for scope in scopes]}
 
 
-def encode_value(value: Any) -> Any:
-    """The JSON form of a placeholder's fake value: dtype, shape (numbers and names of sizes), strides if they are not plain, device."""
-    if not isinstance(value, Tensor):
-        return {"plain": encode(value) if isinstance(value, int | float | str | bool | None) else None}
-    sizes = [size if isinstance(size, int) else str(size) for size in value.shape]
-    for size in sizes:
-        if isinstance(size, str) and not NAME.match(size):
-            raise FileError(f"save: expected input sizes that are numbers or names, got {size}. Trace with simpler dynamic shapes.")
-    record: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": sizes, "device": str(value.device)}
-    if all(isinstance(size, int) for size in sizes) and not value.is_contiguous():
-        record["stride"] = [int(step) for step in value.stride()]
-    return record
-
-
-def decode_graph(record: Any, make: Any, where: str) -> fx.Graph:
-    """The graph; `make(record, where)` gives the fake value of a placeholder. Fake values of ops are filled in by the caller.
+def decode_graph(record: Any, value: Callable[[str, Any, str], Any], where: str) -> fx.Graph:
+    """The graph; `value(name, given, where)` makes the fake value of a placeholder. Those of ops are left to the caller.
 
     Raises: FileError for names, ops or arguments that are not allowed.
     """
@@ -143,36 +140,42 @@ def decode_graph(record: Any, make: Any, where: str) -> fx.Graph:
     scopes = [_tags(scope, where) for scope in take(record, "scopes", list, where)]
     if len(entries) > MOST_NODES:
         raise bad(where, f"at most {MOST_NODES} nodes", len(entries))
-    graph, nodes, past_leaves = fx.Graph(), {}, False
+    graph, nodes = fx.Graph(), {}
     for entry in entries:
         name = take(entry, "name", str, where)
-        here = f"{where}, node {name!r}"
-        if not NAME.match(name) or keyword.iskeyword(name) or name in nodes:
+        here = f"{where}, node {name[:60]!r}"
+        if not NAME.fullmatch(name) or keyword.iskeyword(name) or name in nodes:
             raise bad(where, "a node name of its own", name)
-        if "op" in entry:
-            past_leaves = True
-            target = op(take(entry, "op", str, here))
-            args = tuple(decode(arg, nodes, here) for arg in take(entry, "args", list, here))
-            kwargs = {str(k): decode(v, nodes, here) for k, v in entry.get("kwargs", {}).items()} if isinstance(entry.get("kwargs", {}), dict) else {}
-            if not all(NAME.match(k) and not keyword.iskeyword(k) for k in kwargs):
-                raise bad(here, "argument names", sorted(kwargs))
-            node = graph.create_node("call_function", target, args, kwargs, name=name)
-        elif past_leaves:
-            raise bad(here, "placeholders before ops", name)
-        else:
-            node = graph.placeholder(name)
-            node.target = node.name
-            node.meta["val"] = make(entry.get("value"), here)
+        node = _decode_op(graph, entry, nodes, here) if "op" in entry else _decode_placeholder(graph, entry, value, here)
         if node.name != name:
-            raise bad(where, "a node name that Python can use", name)
+            raise bad(where, "a node name that Python leaves free", name)
         number = take(entry, "scope", int, here)
         if not 0 <= number < len(scopes):
             raise bad(here, "a known scope", number)
         node.meta["scope"] = scopes[number]
         nodes[name] = node
-    outputs = [decode(value, nodes, f"{where}, outputs") for value in take(record, "outputs", list, where)]
-    graph.output(tuple(outputs))
+    graph.output(tuple(decode(output, nodes, f"{where}, outputs") for output in take(record, "outputs", list, where)))
     return graph
+
+
+def _decode_op(graph: fx.Graph, entry: dict[str, Any], nodes: dict[str, fx.Node], where: str) -> fx.Node:
+    target = op(take(entry, "op", str, where))
+    args = tuple(decode(arg, nodes, where) for arg in take(entry, "args", list, where))
+    given = take(entry, "kwargs", dict, where) if "kwargs" in entry else {}
+    if not all(NAME.fullmatch(key) and not keyword.iskeyword(key) for key in given):
+        raise bad(where, "argument names", sorted(given))
+    kwargs = {key: decode(arg, nodes, where) for key, arg in given.items()}
+    return graph.create_node("call_function", target, args, kwargs, name=entry["name"])
+
+
+def _decode_placeholder(graph: fx.Graph, entry: dict[str, Any], value: Callable[[str, Any, str], Any], where: str) -> fx.Node:
+    last = next(reversed(graph.nodes), None)
+    if last is not None and last.op != "placeholder":
+        raise bad(where, "placeholders before ops", entry["name"])
+    node = graph.placeholder(entry["name"])
+    node.target = node.name
+    node.meta["val"] = value(entry["name"], entry.get("value"), where)
+    return node
 
 
 def _tags(scope: Any, where: str) -> tuple[str, ...]:
@@ -181,29 +184,29 @@ def _tags(scope: Any, where: str) -> tuple[str, ...]:
     return tuple(scope)
 
 
+# ---------------------------------------------------------------------------------------------------------------- leaves
+
+
 def encode_leaves(leaves: dict[str, Leaf]) -> list[Any]:
     """The JSON form of a program's leaves."""
     return [[node, leaf.kind, leaf.name, leaf.persistent] for node, leaf in leaves.items()]
 
 
-def decode_leaves(record: Any, graph: fx.Graph, where: str) -> dict[str, Leaf]:
-    """The leaves, one for each placeholder, in graph order.
+def decode_leaves(record: Any, where: str) -> dict[str, Leaf]:
+    """The leaves in their order, each of a name of its own.
 
     Raises: FileError.
     """
-    kinds = ("parameter", "buffer", "constant", "gate", "input")
-    if not isinstance(record, list):
-        raise bad(where, "a list of leaves", record)
     leaves: dict[str, Leaf] = {}
     last = 0
-    for row in record:
-        if not (isinstance(row, list) and len(row) == 4 and isinstance(row[0], str) and row[1] in kinds and isinstance(row[2], str)):
+    for row in take(record, "leaves", list, where):
+        if not (isinstance(row, list) and len(row) == 4 and all(isinstance(part, str) for part in row[:3]) and isinstance(row[3], bool)):
             raise bad(where, "leaves as [node, kind, name, persistent]", row)
-        if kinds.index(row[1]) < last:
-            raise bad(where, f"leaves in the order {', '.join(kinds)}", row)
-        last = kinds.index(row[1])
-        leaves[row[0]] = Leaf(row[1], row[2], bool(row[3]))
-    placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
-    if list(leaves) != placeholders:
-        raise bad(where, "one leaf for each placeholder, in order", sorted(set(leaves) ^ set(placeholders))[:4] or "another order")
+        node, kind, name, persistent = row
+        if kind not in LEAF_KINDS or LEAF_KINDS.index(kind) < last:
+            raise bad(where, f"leaves in the order {', '.join(LEAF_KINDS)}", row)
+        last = LEAF_KINDS.index(kind)
+        leaves[node] = Leaf(kind, name, persistent)
+    if len({leaf.name for leaf in leaves.values()}) != len(record["leaves"]):
+        raise bad(where, "leaves with names of their own", "one twice")
     return leaves

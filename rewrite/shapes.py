@@ -46,7 +46,7 @@ def specification(signature: inspect.Signature, example: Example, axes: Axes) ->
     """What torch.export wants to know: for each argument, the tree of its tensors' dynamic axes."""
 
     def of(leaf: Any) -> Any:
-        return {axis: Dim.DYNAMIC for axis in axes(leaf)} or None if isinstance(leaf, Tensor) else None
+        return dict.fromkeys(axes(leaf), Dim.DYNAMIC) or None if isinstance(leaf, Tensor) else None
 
     return {name: tree_map(of, value) for name, value in signature.bind(*example[0], **example[1]).arguments.items()}
 

@@ -98,7 +98,11 @@ def _line(program: Program, node: fx.Node, addresses: list[str]) -> str:
     if node.op == "placeholder":
         leaf = program.leaves[node.name]
         return f"{node.name} = {leaf.kind} {leaf.name} {shape_text(node)}{marks}"
-    name = str(node.target).removeprefix("aten.").removesuffix(".default") if "aten" in str(node.target) else getattr(node.target, "__name__", "?")
+    name = (
+        str(node.target).removeprefix("aten.").removesuffix(".default")
+        if "aten" in str(node.target)
+        else getattr(node.target, "__name__", "?")
+    )
     arguments = [str(a) for a in node.args] + [f"{k}={v}" for k, v in node.kwargs.items()]
     return f"{node.name} = {name}({', '.join(arguments)}){marks}"
 

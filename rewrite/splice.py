@@ -57,7 +57,9 @@ class Splicer:
         self._at: dict[str, list[str]] = defaultdict(list)
         for site in self.sites.values():
             self._at[site.node].append(site.address)
-        self._leaf_of_tensor = {id(self.tensors[leaf.name]): name for name, leaf in reversed(self.leaves.items()) if leaf.name in self.tensors}
+        self._leaf_of_tensor = {
+            id(self.tensors[leaf.name]): name for name, leaf in reversed(self.leaves.items()) if leaf.name in self.tensors
+        }
         self._leaf_names = {leaf.name for leaf in self.leaves.values()}
         self._tags = len(self.splits) + len(self.gates) + len(self.steps)
         self._around: dict[str, tuple[str, ...]] = {}
@@ -267,7 +269,8 @@ class Splicer:
         """Makes claims that speak of `old` speak of `new`, which took its place as what the terms are computed from."""
         moved = {("node", old.name): ("node", new.name), ("fresh", old.name): ("fresh", new.name)}
         self.claims = [
-            replace(claim, bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()}) for claim in self.claims
+            replace(claim, bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()})
+            for claim in self.claims
         ]
 
     def add_gate(self, record: GateRecord) -> None:
@@ -320,5 +323,3 @@ def _unused(name: str, taken: set[str]) -> str:
     while f"{name}_{number}" in taken:
         number += 1
     return f"{name}_{number}"
-
-

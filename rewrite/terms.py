@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,9 @@ def check_equation(equation: str, operands: int, axis: str, act: int | None) -> 
     """Raises: PassError unless `equation` is an einsum over that many operands that contracts `axis`, with `act` among them."""
     where = f"Family {equation!r}"
     if "->" not in equation or len(operand_terms(equation)) != operands:
-        raise PassError(f"{where}: expected one group of letters per operand and an output, got {operands} operands. Write it like einsum's.")
+        raise PassError(
+            f"{where}: expected one group of letters per operand and an output, got {operands} operands. Write it like einsum's."
+        )
     letters, output = operand_terms(equation), equation.split("->")[1]
     if not re.fullmatch(r"[A-Za-z]", axis) or axis in output or not any(axis in group for group in letters):
         raise PassError(f"{where}: expected an axis letter that is summed over, got {axis!r}. Name a letter that the output does not have.")
@@ -97,10 +100,10 @@ class Terms:
         if not self.named:
             raise PassError("Terms: expected at least one term, got none. Return Skip from a guard if the pass does not apply.")
 
-    def __getitem__(self, index: int) -> Tensor | Family:
+    def __getitem__(self, index: int) -> Any:
         return list(self.named.values())[index]
 
-    def __getattr__(self, key: str) -> Tensor | Family:
+    def __getattr__(self, key: str) -> Any:
         try:
             return self.__dict__["named"][key]
         except KeyError:

@@ -109,7 +109,9 @@ def _why(error: Exception) -> str:
             f"expected control flow that does not depend on tensor values, got a branch or size that does ({condition}){place}."
             " Write it with torch.where or masks."
         )
-    return f"expected a forward that torch.export can follow, got {type(error).__name__}: {text[:300].rstrip('.')}{place}. Rewrite that line."
+    return (
+        f"expected a forward that torch.export can follow, got {type(error).__name__}: {text[:300].rstrip('.')}{place}. Rewrite that line."
+    )
 
 
 def _place(error: Exception) -> str:
@@ -127,11 +129,11 @@ def _at_another_shape(model: nn.Module, program: Program, used: Example) -> dict
     try:
         with torch.no_grad():
             model(*other[0], **other[1])
-    except Exception as error:  # noqa: BLE001 - the model decides which sizes it accepts
+    except Exception as error:
         return {"outputs at another shape": f"unchecked, the model itself fails there ({type(error).__name__})"}
     try:
         return {"outputs at another shape": checks.outputs(model, checks.runner(program), other, "")}
-    except Exception:  # noqa: BLE001 - whatever a program does that was traced for fewer sizes than it claims
+    except Exception:
         return None
 
 

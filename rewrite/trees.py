@@ -66,7 +66,7 @@ def _sample(record: Any, where: str, plain: bool, depth: int) -> Any:
 
 
 def _output_class(name: Any) -> Any:
-    """The class called `name` if it is an output class of transformers that is there already; nothing is imported because a file says so."""
+    """The class called `name` if it is an output class of transformers that is imported already: a file makes us import nothing."""
     if not isinstance(name, str) or "transformers" not in sys.modules:
         return None
     module, _, kind = name.partition(":")

@@ -75,7 +75,9 @@ def _apply(function: Callable[..., Any], args: Any, kwargs: dict[str, Any], name
     slots = tree_map(offset, (tuple(args), kwargs))
 
     def compute(values: Sequence[Any]) -> Any:
-        filled_args, filled_kwargs = tree_map(lambda s: s.compute(values[s.start : s.start + s.count]) if isinstance(s, _Slot) else s, slots)
+        filled_args, filled_kwargs = tree_map(
+            lambda s: s.compute(values[s.start : s.start + s.count]) if isinstance(s, _Slot) else s, slots
+        )
         return function(*filled_args, **filled_kwargs)
 
     return Weight(tuple(tensors), compute, f"{recipe[0]}({', '.join(recipe[1:])})")

@@ -50,7 +50,7 @@ def other_shapes(program: Program, case: Case) -> list[Case]:
 
 
 def redrawn(program: Program, case: Case, roles: Mapping[str, Role], generator: torch.Generator, scale: float = 1.0) -> Case:
-    """The case with fresh random values of the same shapes: normal numbers at about the given ones' size times `scale`, and ids at random."""
+    """The case with other values of the same shapes: normal numbers of about the given ones' size times `scale`, and random ids."""
     drawn = dict(case)
     for node, leaf in program.leaves.items():
         role = roles.get(leaf.name)

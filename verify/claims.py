@@ -106,13 +106,13 @@ def _why_not(found: Decision, member: int | None) -> str | None:
     return "its bound is not small enough" if found.equal else None
 
 
-def _members(program: Program, claim: Claim, key: bytes) -> tuple[list[int | None], int]:
+def _members(program: Program, claim: Claim, key: bytes) -> tuple[Sequence[int | None], int]:
     family = next((name for kind, name in claim.bindings.values() if kind == "member"), None)
     if family is None:
         return [None], 1
     size = program.families[family].size
     if size <= ALL_MEMBERS:
-        return list(range(size)), size
+        return range(size), size
     return sorted(random.Random(key).sample(range(size), SAMPLED)), size
 
 
@@ -199,7 +199,7 @@ def _expression(value: Any, names: dict[str, str], depth: int) -> str:
         return str(value)
     if value.op == "placeholder":
         return names.get(value.name, value.name)
-    name = getattr(value.target, "overloadpacket", value.target).__name__
+    name = getattr(getattr(value.target, "overloadpacket", value.target), "__name__", str(value.target))
     if name in ("full_like", "zeros_like", "full"):
         filled = [a for a in value.args[1:] if isinstance(a, (int, float))]
         return f"{filled[0]:g}" if filled else "0"

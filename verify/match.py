@@ -97,9 +97,8 @@ def _check_names(a: Program, b: Program, chosen: Mapping[str, str]) -> None:
         raise InputError("match: expected each name of the first program once, got one twice. Tied weights are recognised by themselves.")
     for name, other in chosen.items():
         if name in b.tensors and other in a.tensors and b.tensors[name].shape != a.tensors[other].shape:
-            raise InputError(
-                f"match[{name!r}]: expected shape {list(a.tensors[other].shape)} as of {other!r}, got {list(b.tensors[name].shape)}. Match others."
-            )
+            wanted, found = list(a.tensors[other].shape), list(b.tensors[name].shape)
+            raise InputError(f"match[{name!r}]: expected shape {wanted} as of {other!r}, got {found}. Match others.")
 
 
 def _match_inputs(a: Program, b: Program, chosen: Mapping[str, str]) -> dict[str, str]:

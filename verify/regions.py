@@ -65,7 +65,7 @@ class Region:
 
 
 def candidates(a: Program, b: Program, every: bool = False) -> list[Pair]:
-    """Pairs worth trying as cuts, in the order of both graphs; with `every`, all pairs of equal address, not only residual writes and sums."""
+    """Pairs worth trying as cuts, in the order of both graphs; with `every`, all of equal address, not only residual writes and sums."""
     order_b = {name: i for i, name in enumerate(b.nodes)}
     order_a = {name: i for i, name in enumerate(a.nodes)}
     live_a, live_b = needed(a.outputs), needed(b.outputs)

@@ -142,26 +142,36 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers."""
-        d = self.drift
-        drift = {"reason": d.reason} if not d.ran else {
-            "verdict": d.verdict, "rho": d.outputs.rho, "amplification": d.outputs.amplification, "ulp": d.outputs.ulp, "largest": d.outputs.largest,
-            "kl": d.kl, "top1_flips": d.flips, "gradient_rho": d.gradients.rho if d.gradients else None, "shapes": d.shapes, "usable": d.usable,
-        }  # fmt: skip
-        w = self.witness
-        witness = w and {"how": w.how, "reachable": w.reachable, "region": w.region, "rho": w.gap.rho, "largest": w.gap.largest,
-                         "values": {k: v.tolist() for k, v in w.values.items() if v.numel() <= 4096}}  # fmt: skip
-        plain = {
-            "verdict": self.verdict.value, "proved": self.proved, "subject": self.subject, "reasons": self.reasons, "log2_bound": self.log2_bound,
-            "theory": self.theory, "counts": self.counts, "key": self.key, "seeded": self.seeded, "scope": self.scope, "weights": self.weights,
-            "claims": [vars_of(c) for c in self.claims], "drift": drift, "site": self.site, "step": self.step, "witness": witness,
-            "not_covered": self.not_covered,
-        }  # fmt: skip
-        return finite(plain)
+        plain = {name: getattr(self, name) for name in PLAIN_FIELDS}
+        rest = {
+            "verdict": self.verdict.value,
+            "proved": self.proved,
+            "claims": [{name: getattr(line, name) for name in ClaimLine.__dataclass_fields__} for line in self.claims],
+            "drift": _drift_dict(self.drift),
+            "witness": _witness_dict(self.witness),
+        }
+        return finite({**plain, **rest})
 
 
-def vars_of(line: ClaimLine) -> dict[str, str]:
-    """A claim's row as a dict."""
-    return {name: getattr(line, name) for name in ClaimLine.__dataclass_fields__}
+PLAIN_FIELDS = ("subject", "reasons", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step", "not_covered")
+MOST_NUMBERS = 4096  # of a witness in JSON
+
+
+def _drift_dict(drift: Drift) -> dict[str, Any]:
+    if not drift.ran:
+        return {"reason": drift.reason}
+    outputs = {name: getattr(drift.outputs, name) for name in ("rho", "amplification", "ulp", "largest")}
+    gradients = drift.gradients.rho if drift.gradients else None
+    rest = {"kl": drift.kl, "top1_flips": drift.flips, "gradient_rho": gradients, "shapes": drift.shapes, "usable": drift.usable}
+    return {"verdict": drift.verdict, **outputs, **rest}
+
+
+def _witness_dict(witness: Witness | None) -> dict[str, Any] | None:
+    if witness is None:
+        return None
+    values = {name: value.tolist() for name, value in witness.values.items() if value.numel() <= MOST_NUMBERS}
+    place = {"how": witness.how, "reachable": witness.reachable, "region": witness.region}
+    return {**place, "rho": witness.gap.rho, "largest": witness.gap.largest, "values": values}
 
 
 def finite(value: Any) -> Any:
@@ -183,7 +193,8 @@ def _witness_rows(witness: Witness | None) -> dict[str, str]:
     place = (
         "" if witness.reachable else f" at the inputs of the region of {witness.region}; not shown to be reachable from the model's inputs"
     )
-    size = f"float64 runs differ by {witness.gap.largest:.1e} at {witness.gap.at or 'the output'}, {witness.gap.rho:.0e} times what rounding explains"
+    gap = witness.gap
+    size = f"float64 runs differ by {gap.largest:.1e} at {gap.at or 'the output'}, {gap.rho:.0e} times what rounding explains"
     return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}"}
 
 
@@ -204,11 +215,10 @@ def drift_lines(drift: Drift) -> list[str]:
         return [f"ladder not run: {drift.reason}"]
     o = drift.outputs
     lines = [
-        f"{drift.verdict}: float64 difference {o.largest:.1e}, rho {o.rho:.2g} (rounding up to 64, another function from 1e4) at {len(drift.shapes)} shapes"
+        f"{drift.verdict}: float64 difference {o.largest:.1e}, rho {o.rho:.2g} (rounding up to 64, another function from 1e4)"
+        f" at {len(drift.shapes)} shape{'s' * (len(drift.shapes) > 1)}",
+        f"float32: {drift.usable}, rounding {o.amplification:.2g} times the original's; at most {o.ulp:.3g} ulp of the largest output",
     ]
-    lines.append(
-        f"float32: {drift.usable}, rounding {o.amplification:.2g} times the original's; at most {o.ulp:.3g} ulp of the largest output"
-    )
     if drift.kl is not None and drift.flips is not None:
         lines.append(f"logits: KL at most {drift.kl:.1e} nats; top-1 differs at {drift.flips[0]} of {drift.flips[1]} positions")
     if drift.gradients is not None:
@@ -217,5 +227,5 @@ def drift_lines(drift: Drift) -> list[str]:
         lines.append(f"{drift.constants[0]} derived constants; computed in float32 the worst is {drift.constants[1]:.2g} ulp off")
     lines += [drift.half] if drift.half else []
     if o.amplification > 100:
-        lines.append("exactly equivalent or not, it is numerically unusable in float32: scale f down, or compute the remainder in float64")
+        lines.append("numerically unusable in float32, equivalent as it may be: scale f down, or compute the remainder in float64")
     return [*lines, *drift.notes]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
 from verify.algebra import Refused
 from verify.selfcheck import self_check
@@ -50,7 +51,7 @@ def _as_graph(
             data[node.name] = lifted(_numbers(side, node.name, generator), torch.float64)
             ids += [node.name] if leaf.kind == "ids" else []
         else:
-            args, kwargs = fx.node.map_aggregate(
+            args, kwargs = map_aggregate(
                 (node.args, node.kwargs), lambda x: image[x] if isinstance(x, fx.Node) else lifted(x, torch.float64)
             )  # type: ignore[misc]
             image[node] = graph.create_node("call_function", node.target, args, kwargs, name=node.name)
@@ -64,7 +65,7 @@ def _as_graph(
 
 def lifted_meta(value: Any) -> Any:
     """A node's recorded value in float64."""
-    return fx.node.map_aggregate(value, lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x)
+    return map_aggregate(value, lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x)
 
 
 def _numbers(side: Side, name: str, generator: torch.Generator) -> Tensor:

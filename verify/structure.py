@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
 from rewrite.program import Program
 from rewrite.run import needed
+from verify.interpret import PYTHON
 from verify.leaves import LeafValue
 from verify.shadow import Case
 
@@ -67,14 +69,30 @@ class Side:
         return int(found)
 
     def known_number(self, node: fx.Node) -> int | None:
-        """What a node that holds a size is worth, None for any other node."""
+        """What a node that holds a size is worth, by its own arithmetic from sizes of tensors; None for any other node."""
         value = node.meta.get("val")
         if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
             return None
+        if node not in self._known:
+            self._known[node] = self._number(node)
+        return self._known[node]
+
+    def _number(self, node: fx.Node) -> int | None:
         try:
-            return self.size(value)
+            if node.target is torch.ops.aten.sym_size.int:
+                tensor, axis = node.args
+                held = self.case.get(tensor.name)  # type: ignore[union-attr]
+                return held.shape[axis] if isinstance(held, Tensor) else self.size(tensor.meta["val"].shape[axis])  # type: ignore[union-attr]
+            if node.target not in PYTHON:
+                return None
+            given = [self.known_number(x) if isinstance(x, fx.Node) else x for x in node.args]
+            return None if None in given else node.target(*given)  # type: ignore[operator]
         except KeyError:
             return None
+
+    @cached_property
+    def _known(self) -> dict[fx.Node, int | None]:
+        return {}
 
     @cached_property
     def varying(self) -> frozenset[str]:
@@ -161,7 +179,7 @@ class Local(int):
 
 def at_home(value: Any) -> Any:
     """Arguments of an op with the device literals turned into the CPU, where exact arithmetic is done."""
-    return fx.node.map_aggregate(value, lambda x: torch.device("cpu") if isinstance(x, torch.device) else x)
+    return map_aggregate(value, lambda x: torch.device("cpu") if isinstance(x, torch.device) else x)
 
 
 def home_graph(graph: fx.Graph) -> fx.Graph:

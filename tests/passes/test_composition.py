@@ -15,16 +15,17 @@ NAMES = st.lists(st.sampled_from(sorted(PASSES)), min_size=2, max_size=4, unique
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @given(names=NAMES)
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_order(name: str, names: list[str]) -> None:
     model, example, program = traced(name)
-    applied = 0
+    refused = []
     for one in names:
         try:
-            program, applied = program.apply(PASSES[one](name)), applied + 1
+            program = program.apply(PASSES[one](name))
         except PassError as error:  # what a linear op wrote is a sum once it is split
-            assert "not by a" in str(error) or "adds and scalings" in str(error), str(error)
-    assert applied
+            refused.append(str(error))
+    assert all("not by a" in text or "adds and scalings" in text for text in refused), refused
+    assert len(refused) < len(names)
     assert_close(logits(program, example), logits(model, example), 128)
 
 

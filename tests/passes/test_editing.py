@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
 from rewrite import Bound
-from tests.models import HEADS, HIDDEN, WIDTH
+from tests.models import HEADS, WIDTH
 from tests.passes.checking import (
     assert_close,
     assert_edit,
     attention,
-    block,
     draw,
     hooked,
     logits,
@@ -125,13 +124,11 @@ def test_the_parts_of_a_norm() -> None:
 
 
 def test_a_path_changes_its_reader_only() -> None:
-    model, example, program = traced("gpt2")
+    _, example, program = traced("gpt2")
     path = "transformer.h.0.mlp -> transformer.h.1.ln_1@in"
     term = program.values("transformer.h.0.mlp", **example)["transformer.h.0.mlp"].detach()
     both("gpt2", paths.at(path), path, "transformer.h.1.ln_1", inputs=lambda x: x - term)
     rewritten = program.apply(paths.at(path))
-    for other in ("transformer.h.1.ln_2@in", "transformer.h.1.mlp"):
-        assert f"{other}" in rewritten.sites_by_address
     _, read = rewritten.run(example, edit={path: 0.0}, read=["transformer.h.0.mlp", "transformer.h.0"])
     for address, value in read.items():
         assert torch.equal(value, program.values(address, **example)[address])
@@ -168,4 +165,3 @@ def test_a_reference_of_a_family_lives_in_coordinate_space() -> None:
     gate.g, gate.h, gate.r = torch.zeros(4 * WIDTH), 1.0, r
     with hooked(model, DOWN["gpt2"], inputs=lambda x: r.expand_as(x)):
         assert_close(logits(gated, example), logits(model, example))
-    assert HIDDEN != 4 * WIDTH and block("gpt2") in program.sites_by_address

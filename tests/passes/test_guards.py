@@ -18,7 +18,10 @@ x = sympy.Symbol("x")
 REFUSED: dict[str, tuple[Any, str]] = {
     "a zero direction": (lambda: direction.at(AT, d=torch.zeros(WIDTH)), "d is zero"),
     "a direction of another width": (lambda: direction.at(AT, d=draw(5)), "d has shape [5], the site's last axis is 32"),
-    "a direction of another dtype": (lambda: direction.at(AT, d=draw(WIDTH).double()), "expected the site's dtype torch.float32, got torch.float64"),
+    "a direction of another dtype": (
+        lambda: direction.at(AT, d=draw(WIDTH).double()),
+        "expected the site's dtype torch.float32, got torch.float64",
+    ),
     "dependent rows": (lambda: subspace.at(AT, basis=draw(1, WIDTH).repeat(2, 1)), "basis has 2 rows of rank 1"),
     "one row, flat": (lambda: subspace.at(AT, basis=draw(WIDTH)), "basis has shape [32]"),
     "a function in training mode": (lambda: surrogate.at(AT, f=transcoder().train()), "expected a module in eval mode"),
@@ -26,8 +29,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "both f and fit": (lambda: surrogate.at(AT, f=transcoder(), fit=[]), "expected f= or fit=, got both"),
     "nothing to fit on": (lambda: surrogate.at(AT, fit=[]), "expected at least one batch to fit on, got none"),
     "two symbols": (lambda: surrogate.at(AT, f=x * sympy.Symbol("z")), "expected a sympy expression in one symbol, got 2"),
-    "a surrogate of another width": (lambda: surrogate.at(AT, f=nn.Linear(WIDTH, 5).eval()), ""),
-    "an SAE without decoder": (lambda: dictionary.at(AT, sae={k: v for k, v in sae().items() if k != "W_dec"}), "expected sae to have W_dec, got none"),
+    "a surrogate of another width": (lambda: surrogate.at(AT, f=nn.Linear(WIDTH, 5).eval()), "transformer.h.0.mlp/surrogate"),
+    "an SAE without decoder": (
+        lambda: dictionary.at(AT, sae={k: v for k, v in sae().items() if k != "W_dec"}),
+        "expected sae to have W_dec, got none",
+    ),
     "an SAE of another width": (lambda: dictionary.at(AT, sae=sae(8)), "the dictionary is for width 8, the site's last axis is 32"),
     "heads that do not divide": (lambda: heads.at("transformer.h.0.attn", n=5), "32 columns do not divide into 5 heads"),
     "no head": (lambda: heads.at("transformer.h.0.attn", n=0), "32 columns do not divide into 0 heads"),
@@ -41,9 +47,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals_say_why(case: str) -> None:
     make, reason = REFUSED[case]
-    with pytest.raises((PassError, RuntimeError)) as caught:
+    with pytest.raises(PassError) as caught:
         traced("gpt2")[2].apply(make())
-    assert isinstance(caught.value, PassError), repr(caught.value)
     assert reason in str(caught.value)
 
 

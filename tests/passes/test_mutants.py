@@ -11,7 +11,7 @@ from passes.dictionary import activations
 from rewrite import Family, PassError, Terms, part, reform, split
 from rewrite.law import Law
 from tests.models import HEADS, WIDTH
-from tests.passes.checking import assert_claim_fails, assert_refuted, draw, mlp, sae, traced
+from tests.passes.checking import assert_claim_fails, assert_refuted, draw, mlp, proved, sae, traced
 
 
 def claiming(mutant: Law, law: Law) -> Law:
@@ -94,7 +94,8 @@ def wrong_norm(**wrong: bool) -> Law:
         x = part("centred", x if wrong.get("mean") else x - x.mean(-1, keepdim=True))
         square = x.pow(2).sum(-1, keepdim=True) / (x.shape[-1] - 1) if wrong.get("count") else x.pow(2).mean(-1, keepdim=True)
         y = x * part("scale", torch.rsqrt(square if wrong.get("eps") else square + eps))
-        assert weight is not None and bias is not None
+        assert weight is not None
+        assert bias is not None
         return part("affine", y * (weight + 1 if wrong.get("gain") else weight) + (0 if wrong.get("bias") else bias))
 
     return mutant
@@ -106,8 +107,6 @@ def test_wrong_norms_are_not_proved(mistake: str) -> None:
 
 
 def test_the_norm_without_a_mistake_is_proved() -> None:
-    from tests.passes.checking import proved
-
     proved(traced("gpt2")[2].apply(claiming(wrong_norm(), norm).at("transformer.ln_f")))
 
 
@@ -158,7 +157,10 @@ CLAIMS: dict[str, tuple[Any, str]] = {
     "no Gram matrix": (lambda: claiming(no_gram, subspace).at(mlp("gpt2"), basis=draw(3, WIDTH)), "the rest is orthogonal to the basis"),
     "mixed heads": (lambda: claiming(mixed, heads).at(ATTENTION, n=HEADS), "member i reads slice i of x only"),
     "units in another order": (lambda: claiming(exchanged, neurons).at(mlp("gpt2")), "member i is parallel to column i of the weight"),
-    "rows in another order": (lambda: claiming(other_decoder, dictionary).at(mlp("gpt2"), sae=sae()), "feature i is parallel to row i of the decoder"),
+    "rows in another order": (
+        lambda: claiming(other_decoder, dictionary).at(mlp("gpt2"), sae=sae()),
+        "feature i is parallel to row i of the decoder",
+    ),
 }
 
 

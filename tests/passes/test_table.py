@@ -113,9 +113,15 @@ def eager(config: Any, model: Any) -> nn.Module:
 
 WIDTHS = {"hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": HEADS, "vocab_size": 61}
 EAGER: dict[str, tuple[Any, str]] = {
-    "gpt2": (lambda: eager(GPT2Config(n_embd=WIDTH, n_layer=1, n_head=HEADS, vocab_size=61, n_positions=64), GPT2LMHeadModel), "transformer.h.0.attn"),
+    "gpt2": (
+        lambda: eager(GPT2Config(n_embd=WIDTH, n_layer=1, n_head=HEADS, vocab_size=61, n_positions=64), GPT2LMHeadModel),
+        "transformer.h.0.attn",
+    ),
     "llama": (lambda: eager(LlamaConfig(**WIDTHS, num_key_value_heads=2), LlamaForCausalLM), "model.layers.0.self_attn"),
-    "mixtral": (lambda: eager(MixtralConfig(**WIDTHS, num_key_value_heads=2, num_local_experts=4), MixtralForCausalLM), "model.layers.0.self_attn"),
+    "mixtral": (
+        lambda: eager(MixtralConfig(**WIDTHS, num_key_value_heads=2, num_local_experts=4), MixtralForCausalLM),
+        "model.layers.0.self_attn",
+    ),
     "bert": (lambda: eager(BertConfig(**WIDTHS), BertForMaskedLM), "bert.encoder.layer.0.attention.output.dense"),
 }
 

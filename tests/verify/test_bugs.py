@@ -13,10 +13,21 @@ from tests.verify.toy import BUGS
 from verify import Verdict, equivalence
 
 SITES = {
-    "b_nobias": "blocks.1.attn", "b_slice": "blocks.1.attn", "b_ov_transposed": "blocks.0.attn", "b_mask": "blocks.0.attn",
-    "b_svd_tail": "blocks.0.mlp", "b_bessel": "blocks.0.norm1", "b_dir": "blocks.1.mlp", "b_eps": "blocks.0.norm1", "b_tanh": "blocks.0.mlp.act",
-    "b_1e-4": "blocks.0.mlp", "b_1e-6": "blocks.0.mlp", "b_1e-8": "blocks.0.mlp", "b_scale": "blocks.0.attn", "b_dead": "blocks.1.mlp",
-}  # fmt: skip
+    "b_nobias": "blocks.1.attn",
+    "b_slice": "blocks.1.attn",
+    "b_ov_transposed": "blocks.0.attn",
+    "b_mask": "blocks.0.attn",
+    "b_svd_tail": "blocks.0.mlp",
+    "b_bessel": "blocks.0.norm1",
+    "b_dir": "blocks.1.mlp",
+    "b_eps": "blocks.0.norm1",
+    "b_tanh": "blocks.0.mlp.act",
+    "b_1e-4": "blocks.0.mlp",
+    "b_1e-6": "blocks.0.mlp",
+    "b_1e-8": "blocks.0.mlp",
+    "b_scale": "blocks.0.attn",
+    "b_dead": "blocks.1.mlp",
+}
 STORED = {"b_stale": "blocks.1.mlp.up.weight", "b_half": "blocks.0.mlp.up.weight", "b_elem": "blocks.0.mlp.up.weight"}
 
 
@@ -59,39 +70,26 @@ def lookup(w: Tensor, ids: Tensor) -> Tensor:
     return torch.nn.functional.embedding(ids, w)
 
 
-@pytest.mark.parametrize(
-    ("edited", "tables"),
-    [
-        (lambda w, ids: lookup(w, ids.clamp(max=ROWS - 2)), ()),
-        (lambda w, perm, ids: lookup(w, perm[ids]), (SWAPPED,)),
-        (lambda w, rare, ids: lookup(w, ids) + torch.where(rare[ids], 100.0, 0.0).unsqueeze(-1), (RARE,)),
-        (lambda w, ids: lookup(w.index_put((torch.tensor([9]),), torch.zeros(1, 4)), ids), ()),
-        (lambda w, ids: lookup(w, ids) + (ids == 9).unsqueeze(-1) * 5.0, ()),
-        (lambda w, ids: lookup(w, ids) + (ids == torch.tensor([7, 8, 9])).all(-1)[:, None, None] * 5.0, ()),
-    ],
-    ids=["clamped", "two rows swapped", "bool table", "row overwritten", "one id", "three ids in a row"],
-)
-def test_an_edit_at_one_token_is_caught(edited: Callable[..., Tensor], tables: tuple[Tensor, ...]) -> None:
-    report = equivalence(plain(lookup, IDS, TABLE), plain(edited, IDS, TABLE, tables=tables))
-    assert report.verdict in (Verdict.REFUTED, Verdict.DIFFERS), str(report)
-    if "three" not in str(edited):
-        assert report.exit_code() in (1, 3)
+EDITS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    "clamped": (lambda w, ids: lookup(w, ids.clamp(max=ROWS - 2)), ()),
+    "two rows swapped": (lambda w, perm, ids: lookup(w, perm[ids]), (SWAPPED,)),
+    "bool table": (lambda w, rare, ids: lookup(w, ids) + torch.where(rare[ids], 100.0, 0.0).unsqueeze(-1), (RARE,)),
+    "row overwritten": (lambda w, ids: lookup(w.index_put((torch.tensor([9]),), torch.zeros(1, 4)), ids), ()),
+    "one id": (lambda w, ids: lookup(w, ids) + (ids == 9).unsqueeze(-1) * 5.0, ()),
+    "three ids in a row": (lambda w, ids: lookup(w, ids) + (ids == torch.tensor([7, 8, 9])).all(-1)[:, None, None] * 5.0, ()),
+}
 
 
-@pytest.mark.parametrize(
-    ("edited", "tables"),
-    [
-        (lambda w, ids: lookup(w, ids.clamp(max=ROWS - 2)), ()),
-        (lambda w, perm, ids: lookup(w, perm[ids]), (SWAPPED,)),
-        (lambda w, rare, ids: lookup(w, ids) + torch.where(rare[ids], 100.0, 0.0).unsqueeze(-1), (RARE,)),
-        (lambda w, ids: lookup(w.index_put((torch.tensor([9]),), torch.zeros(1, 4)), ids), ()),
-    ],
-)
-def test_and_the_token_is_found(edited: Callable[..., Tensor], tables: tuple[Tensor, ...]) -> None:
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_at_one_token_is_caught(name: str) -> None:
+    edited, tables = EDITS[name]
     report = equivalence(plain(lookup, IDS, TABLE), plain(edited, IDS, TABLE, tables=tables))
-    assert report.verdict is Verdict.REFUTED
-    assert report.witness is not None
-    assert report.witness.reachable
+    if name == "three ids in a row":  # no search finds the row of ids; the exact tier needs none
+        assert report.verdict in (Verdict.REFUTED, Verdict.DIFFERS), str(report)
+    else:
+        assert report.verdict is Verdict.REFUTED, str(report)
+        assert report.witness is not None
+        assert report.witness.reachable
 
 
 def test_an_activation_trigger_is_found() -> None:

@@ -139,7 +139,7 @@ def test_values_undefined_in_the_original_are_left_out() -> None:
 
 
 def test_integers_agree_or_do_not() -> None:
-    assert gap(*[torch.arange(3)] * 4).rho == 0.0
+    assert gap(torch.arange(3), torch.arange(3), torch.arange(3), torch.arange(3)).rho == 0.0
     assert gap(torch.arange(3), torch.zeros(3).long(), torch.arange(3), torch.zeros(3).long()).rho == math.inf
 
 

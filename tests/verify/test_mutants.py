@@ -1,4 +1,4 @@
-"""Generated mutants of the tiny transformers: none is proved unless float64 runs say that it is no mutant; none is refuted without a witness."""
+"""Generated mutants of the tiny transformers: none is proved, unless float64 runs say that it is no mutant."""
 
 from __future__ import annotations
 

@@ -368,8 +368,8 @@ def b_dir(toy: Toy) -> None:
 
     def forward(self: MLP, x: Tensor) -> Tensor:
         y = MLP.forward(self, x)
-        project = lambda v: (y @ v).unsqueeze(-1) * (v / (v @ v))
-        return project(self.d) + (y - project(self.e))
+        along, other = ((y @ v).unsqueeze(-1) * (v / (v @ v)) for v in (self.d, self.e))
+        return along + (y - other)
 
     put(mlp, forward)
 

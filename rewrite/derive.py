@@ -1,0 +1,93 @@
+"""Deriving the shapes of a loaded graph: its ops are run once on tensors without data, so a file cannot lie about them.
+
+That is the one thing that loading runs, and only ops of the allow-list, so what is guarded here is time and memory: no number, size,
+list or formula may grow beyond what programs have.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rewrite.errors import FileError
+from rewrite.schema import bad
+from rewrite.sizes import Sizes
+
+MOST_PIECES, LARGEST_EXPONENT, LARGEST_NUMBER = 65_536, 8, 2**63
+PIECES = ("unbind", "split", "chunk", "lstm", "diff")  # ops that loop over sizes or numbers even when there are no data
+NUMBERS = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+def derive(graph: fx.Graph, sizes: Sizes, where: str) -> None:
+    """Gives every op its fake value; placeholders have theirs.
+
+    Raises: FileError where an op does not fit its arguments, or would take more than programs take.
+    """
+    before = sizes.names()
+    values: dict[fx.Node, Any] = {node: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
+    with sizes.mode, torch.no_grad():
+        for node in graph.nodes:
+            if node.op != "call_function":
+                continue
+            here = f"{where}, node {node.name!r}"
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])  # type: ignore[misc]
+            _check_arguments(node.target, args, kwargs, here)
+            try:
+                value = node.target(*args, **kwargs)  # type: ignore[operator]
+            except FileError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever an op says of arguments that do not fit it
+                text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise bad(here, "arguments that fit its op", text) from None
+            _check_result(value, sizes, here)
+            node.meta["val"] = values[node] = value
+    sizes.check_kept(before, where)
+
+
+def _check_arguments(target: Any, args: Any, kwargs: Any, where: str) -> None:
+    if isinstance(target, torch._ops.OpOverload):
+        pieces = _pieces(target._opname, args, kwargs) if target._opname in PIECES else 0
+        if pieces > MOST_PIECES:
+            raise bad(where, f"at most {MOST_PIECES} pieces", pieces)
+    elif target is operator.getitem:
+        if not (len(args) == 2 and isinstance(args[0], tuple | list) and type(args[1]) is int and not kwargs):
+            raise bad(where, "one piece of a result that has several", args)
+    elif kwargs or not all(isinstance(arg, NUMBERS) for arg in args):
+        raise bad(where, "arithmetic on numbers", args)
+    elif target is operator.pow and not (isinstance(args[-1], float) or (type(args[-1]) is int and 0 <= args[-1] <= LARGEST_EXPONENT)):
+        raise bad(where, f"an exponent of 0 to {LARGEST_EXPONENT}", args[-1])
+
+
+def _pieces(name: str, args: Any, kwargs: Any) -> int:
+    """How often an op loops, as far as that is a number."""
+    given = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+    if not given:
+        return 0
+    x, numbers = given[0], [arg for arg in (*args, *kwargs.values()) if type(arg) is int]
+    largest = max((size for size in x.shape if isinstance(size, int)), default=0)
+    if name == "split" and numbers and numbers[0] > 0:
+        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        if type(dim) is int and -x.dim() <= dim < x.dim() and isinstance(x.shape[dim], int):
+            return math.ceil(x.shape[dim] / numbers[0])
+    if name in ("diff", "chunk"):
+        return max([*numbers, 0]) if name == "chunk" else min(largest, max([*numbers, 0]))
+    return largest
+
+
+def _check_result(value: Any, sizes: Sizes, where: str) -> None:
+    if isinstance(value, Tensor):
+        sizes.check_shape(value.shape, where)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _check_result(item, sizes, where)
+    elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        if value.node.expr.count_ops() > 256:
+            raise bad(where, "sizes of at most 256 operations", "more")
+    elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise bad(where, "numbers up to 2^63", "a larger one")
+    elif value is not None and not isinstance(value, int | float | bool):
+        raise bad(where, "tensors and numbers", type(value).__name__)

@@ -1,0 +1,156 @@
+"""What a report says about a comparison, in words: what was compared, in which theory, with what scope, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from rewrite.program import Program
+from verify.claims import Proof, equation
+from verify.leaves import digest
+from verify.match import WeightCheck
+from verify.regions import Composition, Region
+from verify.report import ClaimLine
+from verify.roles import Role
+from verify.shadow import Case
+
+
+def count(n: int, what: str) -> str:
+    """`n` of something, in the plural if need be."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def subject(a: Program, b: Program) -> str:
+    """What is compared."""
+    if b.traced_from is a:
+        return f"{b.header.model} after {count(len(b.steps), 'step')}, against its origin"
+    return f"{a.header.model} against itself" if a is b else f"{b.header.model} against {a.header.model}"
+
+
+def weights(check: WeightCheck, waived: bool) -> str:
+    """How the weights compare."""
+    if waived:
+        return "any: the same function of weights, these or others"
+    parts = {
+        "the same tensor": check.same_object,
+        "the same bits": check.same_bits,
+        "different": len(check.different),
+        "without values": len(check.unread),
+    }
+    return "matched: " + (", ".join(f"{n} {what}" for what, n in parts.items() if n) or "none")
+
+
+def other_weights(check: WeightCheck, waived: bool) -> list[str]:
+    """What stands against the weights being the same, by name."""
+    against = {
+        "other weights": check.different,
+        "tied in one of them only": check.tied_in_one,
+        "not the same tensor object, and no values": check.unread,
+    }
+    shown = {
+        what: f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" for what, names in against.items() if names
+    }
+    return [] if waived else [f"{what}: {names}" for what, names in shown.items()]
+
+
+def theory(made: Sequence[Composition]) -> tuple[str, ...]:
+    """The laws that the exact tier used."""
+    decisions = [region.decision for composition in made for region in composition.regions]
+    names = sorted({name for decision in decisions for name in decision.tally.calls})
+    signs = ["signs as quadratic characters"] if any(decision.theory == "signs" for decision in decisions) else []
+    return ("field arithmetic", *signs, *([f"functions known by their laws: {', '.join(names)}"] if names else []))
+
+
+def counts(made: Sequence[Composition], proofs: Sequence[Proof]) -> dict[str, int]:
+    """How much was proved, and how."""
+    regions = [region for composition in made for region in composition.regions if region.proved and not region.again]
+    return {
+        "distinct regions": len(regions),
+        **({"claims": sum(proof.proved for proof in proofs)} if proofs else {}),
+        "primes at most": max((region.decision.primes for region in regions), default=0),
+        "expressions whose rules were compared with torch": sum(len(composition.sound) for composition in made),
+    }
+
+
+def inputs(a: Program, cases: Sequence[Case], roles: Mapping[str, Role]) -> str:
+    """The inputs that a proof is for, by role."""
+    shown = []
+    for node, leaf in a.leaves.items():
+        value = cases[0].get(node)
+        if leaf.kind == "input" and isinstance(value, Tensor):
+            shown.append(f"{leaf.name} {list(value.shape)} ({_how(roles[leaf.name], [case[node] for case in cases])})")
+    return ", ".join(shown)
+
+
+def _how(role: Role, values: Sequence[Tensor]) -> str:
+    if role == "mask":
+        return f"a mask, {count(len({digest(value) for value in values}), 'pattern')} as given"
+    return "any numbers" if role == "values" else "any ids"
+
+
+def limits(a: Program, b: Program, made: Sequence[Composition]) -> dict[str, str]:
+    """Further limits of what was proved: ids that steer, undefined elements, divisions of the rewrite's own."""
+    tallies = [region.decision.tally for composition in made for region in composition.regions]
+    old = set(a.nodes) if b.traced_from is a or a is b else set()
+    steering = sorted({name for tally in tallies for name in tally.steering})
+    divisions = sorted({name for tally in tallies for name in tally.divisions} - old)
+    undefined = max((tally.undefined for tally in tallies), default=0)
+    return {
+        "steering": f"{count(len(steering), 'place')} where ids build masks or positions, for the ids given only: {listed(steering)}"
+        if steering
+        else "",
+        "undefined": f"{undefined} elements undefined in one of them, left out" if undefined else "",
+        "divisions": f"wherever these are defined: {listed(divisions)}" if divisions else "",
+    }
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The first names of many."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def not_covered(made: Sequence[Composition], roles: Mapping[str, Role], gradients: bool) -> tuple[str, ...]:
+    """What a verdict says nothing about."""
+    casts = {name for composition in made for region in composition.regions for name in region.decision.tally.narrowings}
+    return (
+        "tracing: outputs and one vector-Jacobian product were compared with the model on floats, not proved",
+        "rounding: measured on the inputs run, not proved",
+        "other shapes" + (", other mask patterns" if "mask" in roles.values() else ""),
+        *([f"{count(len(casts), 'cast')} to shorter floats, taken as exact"] if casts else []),
+        *([] if gradients else ["gradients: not asked for"]),
+    )
+
+
+def claim_line(program: Program, proof: Proof) -> ClaimLine:
+    """One row of the claims table."""
+    status: Literal["proved", "fails", "undecided"] = "proved" if proof.proved else "undecided" if proof.refused else "fails"
+    members = ""
+    if proof.members:
+        tried, total = proof.members
+        members = f"all {total} members" if tried == total else f"{tried} members sampled of {total}"
+    return ClaimLine(proof.claim.site, proof.claim.sentence, equation(program, proof.claim), status, members, proof.refused or "")
+
+
+def place(made: Composition) -> tuple[str, str]:
+    """The first diverging site, and the step that rewrote it or something in its region."""
+    region = made.diverging
+    if region is None:
+        return "", ""
+    unequal: Any = region.decision.agreement
+    return f"{region.pair.name} ({unequal.unequal} of {unequal.elements} elements)", _step(made, region)
+
+
+def _step(made: Composition, region: Region) -> str:
+    """The last step of the rewritten program that was applied at a site inside the region."""
+    side, b = made.b, made.b.program
+    cuts = {side.representative[cut.pair.b]: cut for cut in region.cuts}
+    inside = {node.name for node in side.region(side.representative[region.pair.b], cuts)} - set(cuts)
+    sites = {address for address, site in b.sites_by_address.items() if side.representative.get(site.node) in inside}
+    sites |= {split.site for split in b.splits if side.representative[split.total] in inside} | {region.pair.name}
+    for number, step in reversed(list(enumerate(b.steps, 1))):
+        touched = [site for site in step.sites if site in sites]
+        if touched:
+            return f"{number} of {len(b.steps)}, {step.name} at {touched[0]}"
+    return ""
