@@ -49,7 +49,7 @@ def as_function(f: Any) -> Callable[[Tensor], Tensor]:
             "cos": torch.cos,
         }
         function: Any = sympy.lambdify(symbols, f, modules=[{**names, "Max": _largest, "Min": _smallest, "Abs": torch.abs}])
-        return function
+        return lambda x: function(x)
     if not callable(f):
         raise PassError(f"surrogate: expected f= a module, function or sympy expression, or fit= batches, got {type(f).__name__}.")
     return f

@@ -11,33 +11,58 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, fx
 
 from rewrite.errors import FileError
 from rewrite.program import Program
 from rewrite.records import Claim
-from rewrite.schema import encode_graph, encode_leaves, encode_value
+from rewrite.schema import encode, encode_graph, encode_leaves
+from rewrite.sizes import NamedSizes
 from rewrite.trees import encode_spec, encode_values
 
 FORMAT, MAIN = 1, "program.json"
 
 
 def save(program: Program, directory: str | os.PathLike[str]) -> None:
-    """Writes `program` and its origin to a folder, atomically.
+    """Writes `program` and its origin to a folder, atomically. It is loaded on the CPU, wherever it is now.
 
     Raises: FileError if the folder cannot be written, or the program holds something that cannot be saved.
     """
     folder = Path(directory)
     tensors = Tensors()
-    record = {
+    record = encode_folder(program, tensors)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = _weights_named_by(folder)
+        name, digest = _write_weights(folder, tensors)
+        record["weights"] = {"file": name, "sha256": digest, "tensors": tensors.shapes()}
+        try:
+            write_whole(folder / MAIN, lambda path: path.write_text(json.dumps(record, allow_nan=False), encoding="utf-8"))
+        except BaseException:
+            if name != old:
+                (folder / name).unlink(missing_ok=True)
+            raise
+        if old is not None and old != name:
+            (folder / old).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise FileError(f"save to {folder}: expected a folder that can be written, got: {text}. Choose another one.") from None
+
+
+def encode_folder(program: Program, tensors: Tensors) -> dict[str, Any]:
+    """The JSON form of a program with its origin, but for the weights file, which `tensors` collects."""
+    sizes = NamedSizes()
+    return {
         "format": FORMAT,
         "tautomer": _version(),
         "torch": torch.__version__,
@@ -48,31 +73,29 @@ def save(program: Program, directory: str | os.PathLike[str]) -> None:
             "names": list(program.calling.outputs),
         },
         "header": asdict(program.header),
-        "example": encode_values(list(program.example), tensors.put),
-        "program": encode_program(program, tensors),
-        "origin": None if program.traced_from is None else encode_program(program.traced_from, tensors),
+        "program": encode_program(program, tensors, sizes),
+        "origin": None if program.traced_from is None else encode_program(program.traced_from, tensors, sizes),
+        "example": encode_values(list(program.example), lambda tensor: tensors.put(tensor, "example")),
+        "sizes": sizes.rows,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        old = _weights_named_by(folder)
-        name, digest = _write_weights(folder, tensors)
-        record["weights"] = {"file": name, "sha256": digest, "tensors": tensors.shapes()}
-        write_whole(folder / MAIN, lambda path: path.write_text(json.dumps(record, allow_nan=False)))
-        if old is not None and old != name:
-            (folder / old).unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(
-            f"save to {folder}: expected a folder that can be written, got: {error.strerror or error}. Choose another one."
-        ) from None
 
 
-def encode_program(program: Program, tensors: Tensors) -> dict[str, Any]:
-    """The JSON form of one program; its tensors go into `tensors`."""
+def encode_program(program: Program, tensors: Tensors, sizes: NamedSizes) -> dict[str, Any]:
+    """The JSON form of one program; its tensors go into `tensors`, its named sizes into `sizes`."""
+
+    def value(node: fx.Node) -> Any:
+        like = node.meta.get("val")
+        if program.leaves[node.name].kind not in ("input", "gate"):
+            return None  # the tensor itself says it
+        if isinstance(like, Tensor):
+            return {"dtype": str(like.dtype).removeprefix("torch."), "shape": [sizes.encode(size) for size in like.shape]}
+        return {"plain": encode(like)}
+
     return {
-        "graph": encode_graph(program.graph),
+        "graph": encode_graph(program.graph, value),
         "leaves": encode_leaves(program.leaves),
         "tensors": {name: tensors.put(tensor, name) for name, tensor in program.tensors.items()},
-        "sites": [[s.address, s.node, s.kind, s.scope] for s in program.sites_by_address.values()],
+        "sites": [[site.address, site.node, site.kind, site.scope] for site in program.sites_by_address.values()],
         "families": [asdict(family) for family in program.families.values()],
         "splits": [asdict(split) for split in program.splits],
         "gates": [asdict(gate) for gate in program.gate_records.values()],
@@ -84,23 +107,17 @@ def encode_program(program: Program, tensors: Tensors) -> dict[str, Any]:
 def _encode_claims(claims: tuple[Claim, ...]) -> dict[str, Any]:
     """Claims, with the graphs that many of them share written once."""
     graphs: dict[int, int] = {}
-    written = []
+    written, rows = [], []
     for claim in claims:
         if id(claim.graph) not in graphs:
             graphs[id(claim.graph)] = len(graphs)
             written.append(encode_graph(claim.graph))
-    rows = [
-        {
-            "sentence": c.sentence,
-            "site": c.site,
-            "step": c.step,
-            "graph": graphs[id(c.graph)],
-            "bindings": c.bindings,
-            "reads": list(c.reads),
-        }
-        for c in claims
-    ]
+        row = {"sentence": claim.sentence, "site": claim.site, "step": claim.step, "reads": list(claim.reads)}
+        rows.append({**row, "graph": graphs[id(claim.graph)], "bindings": claim.bindings})
     return {"claims": rows, "claim_graphs": written}
+
+
+# ---------------------------------------------------------------------------------------------------------------- tensors
 
 
 class Tensors:
@@ -110,12 +127,16 @@ class Tensors:
         self.by_key: dict[str, Tensor] = {}
         self._known: dict[Any, str] = {}
 
-    def put(self, tensor: Tensor, name: str = "example") -> str:
-        """The key under which `tensor` is stored."""
-        if tensor.is_meta:
-            raise FileError(
-                f"save: expected weights, got a tensor without numbers for {name!r}. A program traced on the meta device cannot be saved."
+    def put(self, tensor: Tensor, name: str) -> str:
+        """The key under which `tensor` is stored.
+
+        Raises: FileError for a tensor that has no numbers, or not in plain memory.
+        """
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = (
+                "without numbers" if tensor.is_meta else f"of layout {tensor.layout}" if not tensor.is_quantized else "of quantised numbers"
             )
+            raise FileError(f"save: expected plain tensors, got one {kind} for {name!r}. Trace a model that has plain weights.")
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if tensor.numel() else id(tensor)
         if place not in self._known:
             key, number = name, 1
@@ -126,23 +147,37 @@ class Tensors:
         return self._known[place]
 
     def shapes(self) -> dict[str, Any]:
-        """Dtype and shape of each tensor, to be held against the file."""
-        return {key: encode_value(tensor.detach().to("meta").contiguous()) for key, tensor in self.by_key.items()}
+        """Of each tensor its dtype, shape, layout in memory if it is not row by row, and whether it is trained."""
+        return {key: _shape_of(tensor) for key, tensor in self.by_key.items()}
+
+
+def _shape_of(tensor: Tensor) -> dict[str, Any]:
+    record: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+    if is_permuted(tensor.shape, tensor.stride()):
+        record["stride"] = list(tensor.stride())  # sums over another layout round differently
+    return record | ({"trained": True} if tensor.requires_grad else {})
+
+
+def is_permuted(shape: Any, stride: Any) -> bool:
+    """Whether these are the strides of a dense tensor whose dimensions lie in memory in another order."""
+    if len(shape) != len(stride) or 0 in shape:
+        return False
+    expected = 1
+    for step, size in sorted((step, size) for size, step in zip(shape, stride, strict=True) if size > 1):
+        if step != expected:
+            return False
+        expected *= size
+    plain = [step for step, size in zip(stride, shape, strict=True) if size > 1]
+    return plain != sorted(plain, reverse=True)
 
 
 def _write_weights(folder: Path, tensors: Tensors) -> tuple[str, str]:
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.by_key.items()}
-    separate = _separate(plain)
-    partial = Path(tempfile.mkstemp(dir=folder, prefix=".model-", suffix=".partial")[1])
-    try:
-        save_file(separate, partial)
+    plain = _separate({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.by_key.items()})
+    with _partial(folder, ".model-", ".partial") as partial:
+        save_file(plain, partial, metadata={"format": "pt"})
         digest = file_hash(partial)
-        _sync(partial)
         name = f"model-{digest[:8]}.safetensors"
-        os.replace(partial, folder / name)
-        os.chmod(folder / name, 0o644)
-    finally:
-        partial.unlink(missing_ok=True)
+        _put_in_place(partial, folder / name)
     return name, digest
 
 
@@ -158,6 +193,9 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
@@ -166,24 +204,39 @@ def file_hash(path: Path) -> str:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file whole or not at all: `write` fills a file beside it, which then takes its place."""
-    partial = Path(tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=f".partial{path.suffix}")[1])
-    try:
+    with _partial(path.parent, f".{path.name}-", f".partial{path.suffix}") as partial:
         write(partial)
-        _sync(partial)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        _put_in_place(partial, path)
+
+
+@contextmanager
+def _partial(folder: Path, prefix: str, suffix: str) -> Iterator[Path]:
+    """An empty file that is gone at the end unless it was put in its place."""
+    number, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)
+    os.close(number)
+    try:
+        yield Path(name)
     finally:
-        partial.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Makes `partial` the file at `path`, on disk before anything that comes later."""
+    os.chmod(partial, 0o644)
+    with partial.open("rb+") as file:
         os.fsync(file.fileno())
+    os.replace(partial, path)
+    with suppress(OSError):  # not every system opens folders
+        number = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _weights_named_by(folder: Path) -> str | None:
     try:
-        name = json.loads((folder / MAIN).read_text())["weights"]["file"]
+        name = json.loads((folder / MAIN).read_text(encoding="utf-8"))["weights"]["file"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return name if isinstance(name, str) and name == Path(name).name and name.startswith("model-") else None

@@ -173,5 +173,3 @@ def raise_unless_alive(found: Iterable[Liveness]) -> None:
     if dead:
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
         raise TautomerError(f"{dead[0].address}{more}: expected an edit that can reach an output, got one that cannot: {dead[0].reason}.")
-
-

@@ -105,7 +105,11 @@ def test_the_calling_convention_is_the_models(traced: Any) -> None:
 
 def test_arguments_by_position_and_by_name_give_the_same_names() -> None:
     model, example = pair()
-    for args, kwargs in [((example["a"], example["b"]), {}), ((example["a"],), {"b": example["b"]}), ((), {"b": example["b"], "a": example["a"]})]:
+    for args, kwargs in [
+        ((example["a"], example["b"]), {}),
+        ((example["a"],), {"b": example["b"]}),
+        ((), {"b": example["b"], "a": example["a"]}),
+    ]:
         program = trace(model, *args, **kwargs)
         assert sorted(leaf.name for leaf in program.leaves.values() if leaf.kind == "input") == ["a", "b"]
         assert torch.equal(runner(program)(args, kwargs)[0], flat(model, **example)[0])

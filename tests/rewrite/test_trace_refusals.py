@@ -104,14 +104,23 @@ class Linear4bit(nn.Linear):
 
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
-    "random op": (Noisy(), r"expected a deterministic forward, got the random op aten\.randn_like.* Draw the random numbers outside and pass them in\."),
+    "random op": (
+        Noisy(),
+        r"expected a deterministic forward, got the random op aten\.randn_like.* Draw the random numbers outside and pass them in\.",
+    ),
     "dropout left on": (Dropping(), r"expected a deterministic forward, got the random op aten\.(native_)?dropout"),
     "buffer": (Counting(), r"got one that writes to the buffer 'seen'\. Pass that state in as an argument and return the new one\."),
     "argument": (Overwriting(), r"expected a forward that leaves its arguments as they are, got one that writes to 'x'\. Clone it first\."),
-    "branch": (Branching(), r"expected control flow that does not depend on tensor values, .* at test_trace_refusals\.py:\d+ .*torch\.where"),
+    "branch": (
+        Branching(),
+        r"expected control flow that does not depend on tensor values, .* at test_trace_refusals\.py:\d+ .*torch\.where",
+    ),
     "size": (Sizing(), r"expected control flow that does not depend on tensor values"),
     "broken": (Broken(), r"expected a forward that torch\.export can follow, got .* at test_trace_refusals\.py:\d+ \(return y @ y\)"),
-    "no_grad": (Forgetful(), r"a no_grad region or a custom autograd function, which tracing loses\. Remove it, or trace with forward_only=True\."),
+    "no_grad": (
+        Forgetful(),
+        r"a no_grad region or a custom autograd function, which tracing loses\. Remove it, or trace with forward_only=True\.",
+    ),
     "autograd": (Rounding(), r"a no_grad region or a custom autograd function"),
     "adapter": (nn.Sequential(LoraLinear(4, 4)), r"expected a model without adapters, got LoraLinear at 0\. .*merge_and_unload\(\)\."),
     "quantised": (nn.Sequential(Linear4bit(4, 4)), r"got the quantised Linear4bit at 0\. Load the model without a quantisation setting"),
@@ -131,7 +140,9 @@ def test_refuses_with_a_reason_and_a_way_out(name: str) -> None:
 def test_refuses_training_mode_anywhere() -> None:
     model, example = mlp()
     model.act.train()  # type: ignore[union-attr, operator]
-    with pytest.raises(TraceError, match=r"trace\(MLP\): expected a model in eval mode, got act in training mode\. Call model\.eval\(\) first\."):
+    with pytest.raises(
+        TraceError, match=r"trace\(MLP\): expected a model in eval mode, got act in training mode\. Call model\.eval\(\) first\."
+    ):
         trace(model, **example)
 
 

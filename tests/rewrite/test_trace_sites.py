@@ -49,7 +49,9 @@ def test_every_module_boundary_is_a_site_with_the_eager_value(traced: Any, name:
     assert set(expected) <= set(found)
     assert all(torch.equal(found[address], value) for address, value in expected.items())
     extra = {address for address in set(found) - set(expected) if not address.startswith(("@in", ":"))}
-    assert all("attention_mask" in address for address in extra)  # transformers makes a mask while tracing that it does without in eager mode
+    assert all(
+        "attention_mask" in address for address in extra
+    )  # transformers makes a mask while tracing that it does without in eager mode
 
 
 def test_root_inputs_and_outputs_are_sites(traced: Any) -> None:
@@ -75,7 +77,9 @@ def test_an_identity_has_readers_of_its_own(traced: Any) -> None:
     assert readers(program, "right@in") == {"right"}
 
 
-@pytest.mark.parametrize(("address", "changed"), [("up", "both"), ("same", "left"), ("same@in", "left"), ("left@in", "left"), ("right@in", "right")])
+@pytest.mark.parametrize(
+    ("address", "changed"), [("up", "both"), ("same", "left"), ("same@in", "left"), ("left@in", "left"), ("right@in", "right")]
+)
 def test_rewiring_a_site_moves_its_own_readers_only(traced: Any, address: str, changed: str) -> None:
     model, example, program = traced("passing")
     site, graph, image = program.sites_by_address[address], fx.Graph(), {}

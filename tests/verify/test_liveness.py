@@ -33,7 +33,9 @@ def test_every_term_member_part_and_path_of_correct_rewrites_is_alive(program) -
     )
     found = liveness(rewritten, seed=0)
     assert [one.address for one in found if not one.alive] == []
-    assert {"transformer.h.1.mlp/f/1", "transformer.h.1.attn/head[3]", "transformer.h.0.mlp/fire -> transformer.ln_f@in"} <= {o.address for o in found}
+    assert {"transformer.h.1.mlp/f/1", "transformer.h.1.attn/head[3]", "transformer.h.0.mlp/fire -> transformer.ln_f@in"} <= {
+        o.address for o in found
+    }
     raise_unless_alive(found)
 
 
