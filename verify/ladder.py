@@ -7,7 +7,6 @@ own distance from its float64 run: correct rewrites were measured at 0.15 to 1.1
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,34 +15,13 @@ import torch
 from torch import Tensor
 
 from rewrite.program import Program
+from verify.gap import Gap, gap, largest_of, ulp
 from verify.match import Matching, identity
 from verify.shadow import CannotLift, Case, sweep
 
 ROUNDING, DIFFERENT = 64.0, 1e4  # rho up to which a difference is only rounding, and from which it is another function
 USABLE, UNUSABLE = 4.0, 100.0  # amplification of rounding: fine up to the first, unusable in float32 from the second
-UNIT = 2.0**-24  # unit roundoff of float32
-SHRINK = 2.0**-29  # float64's over float32's
 HALF = (torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class Gap:
-    """How far apart two programs are at one value. Units: `rho`, `amplification` ratios; `ulp` of the largest float32 element."""
-
-    rho: float = 0.0
-    amplification: float = 0.0
-    ulp: float = 0.0
-    largest: float = 0.0  # |difference| in float64
-    undefined: int = 0
-    at: str = ""
-
-    def worst(self, other: Gap) -> Gap:
-        """The larger of each figure, at the place of the larger rho."""
-        first = self if self.rho >= other.rho else other
-        return Gap(
-            first.rho, max(self.amplification, other.amplification), max(self.ulp, other.ulp), max(self.largest, other.largest),
-            self.undefined + other.undefined, first.at or self.at or other.at,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,47 +54,6 @@ class Drift:
         """ "usable", "less accurate" or "unusable in float32"."""
         a = self.outputs.amplification
         return "usable" if a <= USABLE else "less accurate" if a <= UNUSABLE else "unusable in float32"
-
-
-def gap(p32: Any, q32: Any, p64: Any, q64: Any, at: str = "") -> Gap:
-    """How two programs differ at a value, from their runs in both precisions. Shapes: all four alike, or they differ outright."""
-    if not all(isinstance(x, Tensor) for x in (p32, q32, p64, q64)):
-        return Gap(rho=0.0 if p64 == q64 else math.inf, at=at)
-    if p64.shape != q64.shape:
-        return Gap(rho=math.inf, at=at)
-    if not p64.is_floating_point():
-        return Gap(rho=0.0 if torch.equal(p64, q64) else math.inf, at=at)
-    p32, q32, p64, q64 = (x.detach().double().reshape(-1) for x in (p32, q32, p64, q64))
-    defined = p64.isfinite() & p32.isfinite()
-    lost = defined & ~(q64.isfinite())
-    if bool(lost.any()):
-        return Gap(rho=math.inf, largest=math.inf, at=at)
-    defined &= q32.isfinite()
-    undefined = int((~defined).sum())
-    p32, q32, p64, q64 = (x[defined] for x in (p32, q32, p64, q64))
-    if not p64.numel():
-        return Gap(undefined=undefined, at=at)
-    figures = [_figures(p32, q32, p64, q64, norm) for norm in (_rms, _largest)]
-    spacing = 2.0 ** math.floor(math.log2(max(_largest(p32), 1e-300))) * 2 * UNIT
-    return Gap(max(f[0] for f in figures), max(f[1] for f in figures), _largest(q32 - p32) / spacing, _largest(q64 - p64), undefined, at)
-
-
-def _figures(p32: Tensor, q32: Tensor, p64: Tensor, q64: Tensor, norm: Any) -> tuple[float, float]:
-    """rho and the amplification of rounding in one norm."""
-    own, floor, difference = norm(p32 - p64), UNIT * norm(p64), norm(q64 - p64)
-    theirs = norm(q32 - q64)
-    scale = max(own + theirs, floor) * SHRINK
-    rho = difference / scale if scale else (math.inf if difference else 0.0)
-    base = max(own, floor)
-    return rho, theirs / base if base else (math.inf if theirs else 0.0)
-
-
-def _rms(x: Tensor) -> float:
-    return float(x.detach().square().mean().sqrt())
-
-
-def _largest(x: Tensor) -> float:
-    return float(x.detach().abs().max())
 
 
 @dataclass(frozen=True)
@@ -238,9 +175,7 @@ def _float(node: Any) -> bool:
 
 
 def _off(low: Tensor, high: Tensor) -> float:
-    if not low.numel() or not bool(high.isfinite().all()):
-        return 0.0
-    return _largest(low.double() - high) / (2.0 ** math.floor(math.log2(max(_largest(high), 1e-300))) * 2 * UNIT)
+    return largest_of(low.double() - high) / ulp(high) if low.numel() and bool(high.isfinite().all()) else 0.0
 
 
 def _half(sides: Sides, case: Case) -> str:
@@ -256,7 +191,7 @@ def _half(sides: Sides, case: Case) -> str:
 
 def _relative(p: Tensor, q: Tensor) -> float:
     return (
-        _largest((p - q).double().nan_to_num()) / max(_largest(p.double().nan_to_num()), 1e-300)
+        largest_of((p - q).double().nan_to_num()) / max(largest_of(p.double().nan_to_num()), 1e-300)
         if p.numel() and p.is_floating_point()
         else 0.0
     )
@@ -269,7 +204,7 @@ def _gradients(sides: Sides, case: Case) -> Gap:
     p32, p64 = (_products(sides, "a", case, d) for d in (torch.float32, torch.float64))
     q32, q64 = (_products(sides, "b", case, d) for d in (torch.float32, torch.float64))
     total = Gap()
-    largest = max((_largest(g) for g in p64.values() if g.numel()), default=0.0)
+    largest = max((largest_of(g) for g in p64.values() if g.numel()), default=0.0)
     for label in p64:
         # a gradient that is zero in exact arithmetic is all rounding: measured beside the largest one
         pad = lambda g: torch.cat([g.double().reshape(-1), torch.full((1,), largest, dtype=torch.float64)])  # noqa: E731

@@ -16,7 +16,8 @@ from torch import Tensor
 from rewrite.program import Program
 from rewrite.run import needed
 from verify.cases import redrawn, rows_read
-from verify.ladder import DIFFERENT, Gap, Sides, gap
+from verify.gap import Gap, gap
+from verify.ladder import DIFFERENT, Sides
 from verify.roles import Role
 from verify.shadow import CannotLift, Case, sweep
 

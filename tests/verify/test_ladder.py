@@ -13,7 +13,8 @@ from tests.verify.programs import normal, plain, tiny, toy, variant
 from tests.verify.toy import BUGS, CORRECT
 from verify import equivalence
 from verify.cases import given_cases, other_shapes
-from verify.ladder import DIFFERENT, ROUNDING, Drift, Gap, Sides, gap, ladder
+from verify.gap import Gap, gap
+from verify.ladder import DIFFERENT, ROUNDING, Drift, Sides, ladder
 from verify.match import match
 from verify.shadow import CannotLift, sweep
 
