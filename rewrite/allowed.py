@@ -78,3 +78,13 @@ def op(name: str) -> Any:
     if found._schema.is_mutable or random:
         raise FileError(f"op {name!r}: expected a functional, deterministic op, got one that writes or draws random numbers.")
     return found
+
+
+def draws(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> bool:
+    """Whether a call of one of the ops that may drop out asks for it."""
+    if target._opname not in WITH_DROPOUT:
+        return False
+    names = (argument.name for argument in target._schema.arguments)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    rate = next((given[name] for name in ("dropout_p", "dropout", "p") if name in given), 0)
+    return bool(rate) and bool(given.get("train", True))

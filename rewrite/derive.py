@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rewrite.allowed import draws
 from rewrite.errors import FileError
 from rewrite.schema import bad
-from rewrite.sizes import Sizes
+from rewrite.sizes import MOST_OPERATIONS, Sizes
 
 MOST_PIECES, LARGEST_EXPONENT, LARGEST_NUMBER = 65_536, 8, 2**63
 PIECES = ("unbind", "split", "chunk", "lstm", "diff")  # ops that loop over sizes or numbers even when there are no data
@@ -53,6 +54,8 @@ def _check_arguments(target: Any, args: Any, kwargs: Any, where: str) -> None:
         pieces = _pieces(target._opname, args, kwargs) if target._opname in PIECES else 0
         if pieces > MOST_PIECES:
             raise bad(where, f"at most {MOST_PIECES} pieces", pieces)
+        if draws(target, args, kwargs):
+            raise bad(where, "a deterministic op", f"{target} with a dropout")
     elif target is operator.getitem:
         if not (len(args) == 2 and isinstance(args[0], tuple | list) and type(args[1]) is int and not kwargs):
             raise bad(where, "one piece of a result that has several", args)
@@ -85,8 +88,8 @@ def _check_result(value: Any, sizes: Sizes, where: str) -> None:
         for item in value:
             _check_result(item, sizes, where)
     elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        if value.node.expr.count_ops() > 256:
-            raise bad(where, "sizes of at most 256 operations", "more")
+        if value.node.expr.count_ops() > MOST_OPERATIONS:
+            raise bad(where, f"sizes of at most {MOST_OPERATIONS} operations", "more")
     elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         raise bad(where, "numbers up to 2^63", "a larger one")
     elif value is not None and not isinstance(value, int | float | bool):

@@ -9,7 +9,6 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor, fx
 
-from rewrite.capture import value_key
 from rewrite.derive import derive
 from rewrite.errors import PassError
 from rewrite.program import Program
@@ -148,5 +147,9 @@ def _claim_graph(record: Any, values: dict[str, Any], sizes: Sizes, where: str) 
 def _check_bindings(graph: fx.Graph, values: dict[str, Any], where: str) -> None:
     """Claims that share a graph speak of values of the same shapes. Raises: FileError."""
     placeholders = {node.name: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
-    if set(placeholders) != set(values) or any(value_key(like) != value_key(values[name]) for name, like in placeholders.items()):
+    if set(placeholders) != set(values) or any(_kind(like) != _kind(values[name]) for name, like in placeholders.items()):
         raise bad(where, "values of the shapes of the claim's graph", sorted(values))
+
+
+def _kind(value: Any) -> tuple[str, ...]:
+    return (str(tuple(value.shape)), str(value.dtype)) if isinstance(value, Tensor) else (type(value).__name__, str(value))

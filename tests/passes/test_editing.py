@@ -112,7 +112,7 @@ def test_an_edit_inside_a_surrogate_is_not_cancelled(name: str) -> None:
 def test_the_parts_of_a_norm() -> None:
     model, example, program = traced("gpt2")
     rewritten = program.apply(norm.at("transformer.ln_f"))
-    ln = model.get_submodule("transformer.ln_f")
+    ln: Any = model.get_submodule("transformer.ln_f")
 
     def at_scale_two(x: Tensor, y: Tensor) -> Tensor:
         return (x - x.mean(-1, keepdim=True)) * 2 * ln.weight + ln.bias

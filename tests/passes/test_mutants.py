@@ -42,6 +42,7 @@ def no_bias(x: Tensor, weight: Tensor, bias: Tensor | None) -> Terms:
 
 @split(of="linear")
 def bias_twice(x: Tensor, weight: Tensor, bias: Tensor | None) -> Terms:
+    assert bias is not None
     return Terms(x @ weight.mT + bias, bias=bias)
 
 

@@ -111,7 +111,13 @@ def eager(config: Any, model: Any) -> nn.Module:
     return model(config).eval()
 
 
-WIDTHS: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": HEADS, "vocab_size": 61}
+WIDTHS: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_hidden_layers": 1,
+    "num_attention_heads": HEADS,
+    "vocab_size": 61,
+}
 EAGER: dict[str, tuple[Any, str]] = {
     "gpt2": (
         lambda: eager(GPT2Config(n_embd=WIDTH, n_layer=1, n_head=HEADS, vocab_size=61, n_positions=64), GPT2LMHeadModel),

@@ -77,10 +77,11 @@ def test_a_wrong_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sizes_are_computed_and_not_believed() -> None:
     """A graph that lies about a size in its records is still evaluated with the true one."""
-    program = trace(nn.Flatten(), normal(3, 4, 5))
+    program = trace(nn.Flatten().eval(), normal(3, 4, 5))
     graph, image = fx.Graph(), {}
     graph.output(graph.graph_copy(program.graph, image))
     sizes = [node for node in graph.nodes if node.target is torch.ops.aten.sym_size.int]
+    assert sizes
     for node in sizes:
         node.meta = {**node.meta, "val": 7}
     assert equivalence(program, replace(program, graph=graph, traced_from=None)).verdict is Verdict.PROVED
