@@ -52,7 +52,7 @@ def as_function(f: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: function(x)
     if not callable(f):
         raise PassError(f"surrogate: expected f= a module, function or sympy expression, or fit= batches, got {type(f).__name__}.")
-    return f
+    return lambda x: f(x)
 
 
 def _largest(*values: Any) -> Tensor:

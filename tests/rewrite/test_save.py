@@ -130,7 +130,7 @@ def test_sizes_that_are_sums_and_products(tmp_path: Path) -> None:
     program.save(tmp_path)
     loaded = load(tmp_path)
     assert str(loaded) == str(program)
-    assert "2*s" in str([node.meta["val"].shape for node in loaded.nodes.values()])
+    assert "*s" in str(loaded.nodes["y"].meta["val"].shape)
     other = {"x": draw(2, 7), "y": draw(2, 15)}
     assert same(loaded(**other), program(**other))
 
@@ -321,10 +321,11 @@ def child(point, after):
             count += 1
             if count == point and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = call(*args, **kwargs)
-            if count == point:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if count == point:
+                    os.kill(os.getpid(), signal.SIGKILL)
         return called
     for name in ("open", "replace", "fsync", "unlink", "chmod"):
         setattr(os, name, stopping(getattr(os, name)))
