@@ -16,9 +16,9 @@ from torch import Tensor, fx
 from rewrite.allowed import draws
 from rewrite.errors import FileError
 from rewrite.schema import bad
-from rewrite.sizes import MOST_OPERATIONS, Sizes
+from rewrite.sizes import LARGEST_NUMBER, Sizes
 
-MOST_PIECES, LARGEST_EXPONENT, LARGEST_NUMBER = 65_536, 8, 2**63
+MOST_PIECES, LARGEST_EXPONENT = 65_536, 8
 PIECES = ("unbind", "split", "chunk", "lstm", "diff")  # ops that loop over sizes or numbers even when there are no data
 NUMBERS = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -88,8 +88,7 @@ def _check_result(value: Any, sizes: Sizes, where: str) -> None:
         for item in value:
             _check_result(item, sizes, where)
     elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        if value.node.expr.count_ops() > MOST_OPERATIONS:
-            raise bad(where, f"sizes of at most {MOST_OPERATIONS} operations", "more")
+        sizes.check_formula(value, where)
     elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         raise bad(where, "numbers up to 2^63", "a larger one")
     elif value is not None and not isinstance(value, int | float | bool):

@@ -21,6 +21,7 @@ from torch.export.graph_signature import (
     InputSpec,
     OutputKind,
     OutputSpec,
+    SymIntArgument,
     TensorArgument,
 )
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -77,7 +78,9 @@ def _name_gate(program: Program, made: Lifted, address: str, record: GateRecord)
     for name in (record.h, record.r):
         _erase_back(made.graph, nodes[node_of[name]])
         del made.leaves[node_of[name]]
-    made.leaves[node_of[record.g]] = Leaf("gate", factor)
+    gate = nodes[node_of[record.g]]  # it may have been set to a tensor of another shape
+    gate.meta = {**gate.meta, "val": fake_mode(program.graph).from_tensor(program.tensors[record.g].detach(), static_shapes=True)}
+    made.leaves[gate.name] = Leaf("gate", factor)
     made.leaves[reference.name] = Leaf("gate", added)
     made.tensors |= {factor: program.tensors[record.g].detach(), added: value.detach()}
     made.gates[address] = {"g": factor, "r": added}
@@ -134,13 +137,18 @@ def export(program: Program, path: str | os.PathLike[str], *, gates: Literal["bu
         raise PassError(f"export: expected gates='buffers' or 'inputs', got {gates!r}.")
     made = lifted(program)
     exported = exported_program(program, made, gates)
-    extra = {GATES: json.dumps(made.gates)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            write_whole(target, lambda partial: torch.export.save(exported, partial, extra_files=extra))
-    except OSError as error:
-        raise FileError(f"export to {target}: expected a place to write to, got: {error.strerror or error}. Choose another one.") from None
+            write_whole(target, lambda partial: _write(exported, partial, {GATES: json.dumps(made.gates)}))
+    except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk by the latter
+        text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise FileError(f"export to {target}: expected a place to write to, got: {text}. Choose another one.") from None
+
+
+def _write(exported: ExportedProgram, path: Path, extra: dict[str, str]) -> None:
+    with path.open("wb") as file:  # given a path, torch names the archive's root after it
+        torch.export.save(exported, file, extra_files=extra)
 
 
 def exported_program(program: Program, made: Lifted, gates: str) -> ExportedProgram:
@@ -211,7 +219,9 @@ def _argument(value: Any) -> Any:
     if not isinstance(value, fx.Node):
         return ConstantArgument(name="", value=value)
     like = value.meta.get("val")
-    return TensorArgument(value.name) if isinstance(like, Tensor) else ConstantArgument(name=value.name, value=like)
+    if isinstance(like, Tensor):
+        return TensorArgument(value.name)
+    return SymIntArgument(value.name) if isinstance(like, torch.SymInt) else ConstantArgument(name=value.name, value=like)
 
 
 def _ranges(program: Program, graph: fx.Graph) -> dict[Any, Any]:
@@ -220,7 +230,7 @@ def _ranges(program: Program, graph: fx.Graph) -> dict[Any, Any]:
     for node in graph.nodes:
         like = node.meta.get("val")
         if node.op == "placeholder" and isinstance(like, Tensor) and isinstance(environment, ShapeEnv):
-            symbols = [s.node.expr for s in like.shape if isinstance(s, torch.SymInt) and s.node.expr.is_symbol]
+            symbols = [symbol for size in like.shape if isinstance(size, torch.SymInt) for symbol in size.node.expr.free_symbols]
             found.update({symbol: environment.var_to_range[symbol] for symbol in symbols})
     return found
 
@@ -232,7 +242,7 @@ def to_graph_module(program: Program) -> fx.GraphModule:
     """The program as a torch.fx module: flat inputs and outputs, tensors as attributes (gates as `gate__...` and `ref__...` buffers)."""
     made = lifted(program)
     root, graph, image = nn.Module(), fx.Graph(), {}
-    names: set[str] = set()
+    names = set(dir(root))
     for node in made.graph.nodes:
         leaf = made.leaves.get(node.name)
         if node.op == "placeholder" and leaf is not None and leaf.kind != "input":

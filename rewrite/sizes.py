@@ -21,13 +21,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import FloorDiv
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.symbol import SymT, make_symbol
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from rewrite.errors import FileError
 from rewrite.schema import bad, take
 
 NAME = re.compile(r"s(0|[1-9]\d{0,5})")
-LARGEST_SIZE, LARGEST_TENSOR, LARGEST_HINT, MOST_DIMENSIONS = 2**40, 2**48, 2**20, 64
+LARGEST_SIZE, LARGEST_TENSOR, LARGEST_HINT, LARGEST_NUMBER, MOST_DIMENSIONS = 2**40, 2**48, 2**20, 2**63, 64
 MOST_OPERATIONS = 256  # in one size; expanding a product squares their number
 ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"+": operator.add, "*": operator.mul, "//": operator.floordiv}
 
@@ -99,7 +98,7 @@ class Sizes:
         symbol = make_symbol(SymT.SIZE, number, positive=True, integer=True)
         add = getattr(environment, "add_backed_var_to_val", None) or environment.add_var_to_val
         add(symbol, hint)
-        environment.var_to_range[symbol] = ValueRanges(lower, int_oo if upper is None else upper)
+        environment.constrain_symbol_range(symbol, compiler_min=lower, compiler_max=int_oo if upper is None else upper)  # type: ignore[arg-type]
         environment.unique_ids.add(number)  # a size that is named later gets another name
         return environment.create_symintnode(symbol, hint=hint)  # type: ignore[return-value]
 
@@ -149,9 +148,15 @@ class Sizes:
             return
         expression = size.node.expr
         if expression not in self._sensible:
-            if expression.count_ops() > MOST_OPERATIONS:
-                raise bad(where, f"sizes of at most {MOST_OPERATIONS} operations", "more")
+            self.check_formula(size, where)
             self._sensible.add(expression)
+
+    def check_formula(self, number: torch.SymInt | torch.SymFloat | torch.SymBool, where: str) -> None:
+        """Raises: FileError for a formula, or a value of it, that no program has."""
+        if number.node.expr.count_ops() > MOST_OPERATIONS:
+            raise bad(where, f"sizes of at most {MOST_OPERATIONS} operations", "more")
+        if number.node.hint is not None and abs(number.node.hint) > LARGEST_NUMBER:
+            raise bad(where, "numbers up to 2^63", "a larger one")
 
     def check_kept(self, before: dict[str, str], where: str) -> None:
         """Raises: FileError if deriving shapes has fixed a named size, which would make the program work for fewer shapes than it says."""

@@ -155,10 +155,12 @@ def powers(sign: str) -> list[Record]:
     return [start, *(node(f"n{i}", f"operator.{sign}", ref(f"n{i - 1}"), ref(f"n{i - 1}")) for i in range(1, 40))]
 
 
-def formula() -> list[Record]:
-    """A size whose formula squares itself twenty times."""
+def formula(other: str) -> list[Record]:
+    """A size whose formula is multiplied by another, `f` for itself, forty times."""
     size = [node("b", "aten.sym_size.int", ref("x"), 0), node("q", "aten.sym_size.int", ref("x"), 1), node("f0", "operator.add", ref("b"), ref("q"))]
-    return [*size, *(node(f"f{i}", "operator.mul", ref(f"f{i - 1}"), ref(f"f{i - 1}")) for i in range(1, 20))]
+    for i in range(1, 40):
+        size += [node(f"g{i}", "operator.add", ref(f"f{i - 1}"), i), node(f"f{i}", "operator.mul", ref(f"g{i}"), ref(other.format(i - 1)))]
+    return size
 
 
 GRAPHS: dict[str, tuple[Callable[[Record], None], str]] = {
@@ -191,7 +193,8 @@ GRAPHS: dict[str, tuple[Callable[[Record], None], str]] = {
     "a tower of powers": (appended(node("t", "operator.pow", 2**40, 2**40)), "an exponent of 0 to 8"),
     "numbers that square": (appended(*powers("mul")), "numbers up to 2\\^63"),
     "numbers that add up": (appended(*powers("add")), "numbers up to 2\\^63"),
-    "a formula that squares": (appended(*formula()), "sizes of at most 256 operations"),
+    "a formula that squares": (appended(*formula("f{}")), "sizes of at most 256 operations|numbers up to 2\\^63"),
+    "a formula that grows": (appended(*formula("q")), "sizes of at most 256 operations|numbers up to 2\\^63"),
     "a giant constant": (appended(node("g", "aten.full.default", [2**40, 2**20], 1.0)), "at most 64 dimensions and 2\\^48 elements"),
     "a giant dimension": (appended(node("g", "aten.full.default", [2**41], 1.0)), "numbers up to 2\\^40|sizes of 0 to 2\\^40"),
     "many dimensions": (appended(node("g", "aten.full.default", [1] * 1000, 1.0)), "at most 64 dimensions"),
