@@ -52,7 +52,7 @@ def as_function(f: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: function(x)
     if not callable(f):
         raise PassError(f"surrogate: expected f= a module, function or sympy expression, or fit= batches, got {type(f).__name__}.")
-    return lambda x: f(x)
+    return f  # type: ignore[return-value]
 
 
 def _largest(*values: Any) -> Tensor:

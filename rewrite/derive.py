@@ -41,7 +41,7 @@ def derive(graph: fx.Graph, sizes: Sizes, where: str) -> None:
                 value = node.target(*args, **kwargs)  # type: ignore[operator]
             except FileError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever an op says of arguments that do not fit it
+            except Exception as error:
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise bad(here, "arguments that fit its op", text) from None
             _check_result(value, sizes, here)

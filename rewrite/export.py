@@ -82,7 +82,7 @@ def _name_gate(program: Program, made: Lifted, address: str, record: GateRecord)
     gate.meta = {**gate.meta, "val": fake_mode(program.graph).from_tensor(program.tensors[record.g].detach(), static_shapes=True)}
     made.leaves[gate.name] = Leaf("gate", factor)
     made.leaves[reference.name] = Leaf("gate", added)
-    made.tensors |= {factor: program.tensors[record.g].detach(), added: value.detach()}
+    made.tensors |= {factor: program.tensors[record.g].detach().clone(), added: value.detach()}  # to be set without setting ours
     made.gates[address] = {"g": factor, "r": added}
 
 

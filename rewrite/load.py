@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from rewrite.call import bind
 from rewrite.derive import derive
@@ -114,7 +114,9 @@ def _tensors(folder: Path, record: dict[str, Any], where: str) -> tuple[dict[str
         raise FileError(f"{path}: expected the weights file that {MAIN} names, got none. Copy the whole folder.")
     try:
         if file_hash(path) != digest:
-            raise FileError(f"{path}: expected the content that {MAIN} names (SHA-256), got another one. The file is broken or was replaced.")
+            raise FileError(
+                f"{path}: expected the content that {MAIN} names (SHA-256), got another one. The file is broken or was replaced."
+            )
         found = load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise FileError(f"{path}: expected a safetensors file, got something else ({str(error)[:60]}). It is broken or not ours.") from None

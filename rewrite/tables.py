@@ -29,7 +29,14 @@ FAMILY: Fields = {"address": TEXT, "equation": TEXT, "operands": TEXTS, "axis": 
 SPLIT: Fields = {"site": TEXT, "whole": TEXT, "total": TEXT, "terms": TEXTS, "step": NUMBER}
 GATE: Fields = {"address": TEXT, "g": TEXT, "h": TEXT, "r": TEXT, "size": NUMBER_OR_NONE}
 STEP: Fields = {"name": TEXT, "arguments": TABLE, "sites": TEXTS, "skipped": TABLE}
-CLAIM: Fields = {"sentence": TEXT, "site": TEXT, "step": NUMBER, "reads": TEXTS, "graph": NUMBER, "bindings": ("table", lambda v: isinstance(v, dict))}
+CLAIM: Fields = {
+    "sentence": TEXT,
+    "site": TEXT,
+    "step": NUMBER,
+    "reads": TEXTS,
+    "graph": NUMBER,
+    "bindings": ("table", lambda v: isinstance(v, dict)),
+}
 
 
 def with_tables(program: Program, record: Any, sizes: Sizes, where: str) -> Program:

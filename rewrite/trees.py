@@ -75,8 +75,8 @@ def _sample(record: Any, where: str, plain: bool, depth: int) -> Any:
     if found is None:
         return values
     try:
-        return found(**values)
-    except Exception as error:  # noqa: BLE001 - whatever the class says of keys that are not its own
+        return found(**{str(key): value for key, value in values.items()})
+    except Exception as error:
         raise bad(where, f"the fields of {found.__name__}", str(error)) from None
 
 

@@ -157,7 +157,11 @@ def powers(sign: str) -> list[Record]:
 
 def formula(other: str) -> list[Record]:
     """A size whose formula is multiplied by another, `f` for itself, forty times."""
-    size = [node("b", "aten.sym_size.int", ref("x"), 0), node("q", "aten.sym_size.int", ref("x"), 1), node("f0", "operator.add", ref("b"), ref("q"))]
+    size = [
+        node("b", "aten.sym_size.int", ref("x"), 0),
+        node("q", "aten.sym_size.int", ref("x"), 1),
+        node("f0", "operator.add", ref("b"), ref("q")),
+    ]
     for i in range(1, 40):
         size += [node(f"g{i}", "operator.add", ref(f"f{i - 1}"), i), node(f"f{i}", "operator.mul", ref(f"g{i}"), ref(other.format(i - 1)))]
     return size
@@ -179,10 +183,16 @@ GRAPHS: dict[str, tuple[Callable[[Record], None], str]] = {
     "another device": (lambda r: first(r).update(args=[{"device": "cuda"}]), "a literal or a tagged value"),
     "a huge number": (lambda r: first(r).update(args=[10**400]), "numbers up to 2\\^40"),
     "a placeholder after ops": (lambda r: r["program"]["graph"]["nodes"].append({"name": "late", "scope": 0}), "placeholders before ops"),
-    "placeholders in another order": (lambda r: r["program"]["graph"]["nodes"].insert(0, r["program"]["graph"]["nodes"].pop(1)), "in the order of the leaves"),
+    "placeholders in another order": (
+        lambda r: r["program"]["graph"]["nodes"].insert(0, r["program"]["graph"]["nodes"].pop(1)),
+        "in the order of the leaves",
+    ),
     "leaves in another order": (lambda r: r["program"]["leaves"].reverse(), "leaves in the order parameter, buffer"),
     "a leaf too few": (lambda r: r["program"]["leaves"].pop(0), "a leaf for each placeholder"),
-    "a leaf name twice": (lambda r: r["program"]["leaves"][1].__setitem__(2, r["program"]["leaves"][0][2]), "leaves with names of their own"),
+    "a leaf name twice": (
+        lambda r: r["program"]["leaves"][1].__setitem__(2, r["program"]["leaves"][0][2]),
+        "leaves with names of their own",
+    ),
     "a scope that is not there": (lambda r: first(r).update(scope=10**6), "a known scope"),
     "an op that does not fit": (lambda r: first(r, "aten.linear").update(args=[ref("x"), ref("x")]), "arguments that fit its op"),
     "an output too many": (lambda r: r["program"]["graph"]["outputs"].append(ref("x")), "as many inputs and outputs"),
@@ -199,8 +209,14 @@ GRAPHS: dict[str, tuple[Callable[[Record], None], str]] = {
     "a giant dimension": (appended(node("g", "aten.full.default", [2**41], 1.0)), "numbers up to 2\\^40|sizes of 0 to 2\\^40"),
     "many dimensions": (appended(node("g", "aten.full.default", [1] * 1000, 1.0)), "at most 64 dimensions"),
     "many pieces": (appended(node("g", "aten.full.default", [2**40], 1.0), node("u", "aten.unbind.int", ref("g"))), "at most 65536 pieces"),
-    "many small pieces": (appended(node("g", "aten.full.default", [2**40], 1.0), node("u", "aten.split.Tensor", ref("g"), 1)), "at most 65536 pieces"),
-    "a long loop": (appended(node("g", "aten.full.default", [2**40], 1.0), node("u", "aten.diff.default", ref("g"), 2**40)), "at most 65536 pieces"),
+    "many small pieces": (
+        appended(node("g", "aten.full.default", [2**40], 1.0), node("u", "aten.split.Tensor", ref("g"), 1)),
+        "at most 65536 pieces",
+    ),
+    "a long loop": (
+        appended(node("g", "aten.full.default", [2**40], 1.0), node("u", "aten.diff.default", ref("g"), 2**40)),
+        "at most 65536 pieces",
+    ),
     "attention with dropout": (
         appended(node("u", "aten.scaled_dot_product_attention.default", ref("x"), ref("x"), ref("x"), None, 0.5)),
         "expected a deterministic op",
@@ -212,7 +228,10 @@ GRAPHS: dict[str, tuple[Callable[[Record], None], str]] = {
     "text as nodes": (lambda r: r["program"]["graph"].update(nodes=["x"]), "expected a field 'name'"),
     "no graph": (lambda r: r["program"].pop("graph"), "expected a field 'graph'"),
     "the origin is spoilt": (lambda r: r["origin"]["graph"]["nodes"][-1].update(op="os.system"), "expected an op of the allow-list"),
-    "a claim's graph is spoilt": (lambda r: r["program"]["claim_graphs"][0]["nodes"][-1].update(op="os.system"), "expected an op of the allow-list"),
+    "a claim's graph is spoilt": (
+        lambda r: r["program"]["claim_graphs"][0]["nodes"][-1].update(op="os.system"),
+        "expected an op of the allow-list",
+    ),
 }
 
 
@@ -235,7 +254,10 @@ def input_value(record: Record) -> Record:
 
 TABLES: dict[str, tuple[Callable[[Record], None], str]] = {
     "a size that is code": (lambda r: input_value(r)["shape"].__setitem__(0, BOMB.format("x")), "sizes that are numbers, names"),
-    "a size that is a sum of code": (lambda r: input_value(r)["shape"].__setitem__(0, {"+": [BOMB.format("x"), 1]}), "sizes that are numbers, names"),
+    "a size that is a sum of code": (
+        lambda r: input_value(r)["shape"].__setitem__(0, {"+": [BOMB.format("x"), 1]}),
+        "sizes that are numbers, names",
+    ),
     "a size that is a power": (lambda r: input_value(r)["shape"].__setitem__(0, {"**": [9, 9]}), "sizes that are numbers, names"),
     "a size divided by zero": (lambda r: input_value(r)["shape"].__setitem__(0, {"//": [9, 0]}), "sizes that are numbers, names"),
     "a size that is huge": (lambda r: input_value(r).update(shape=[2**60]), "sizes of 0 to 2\\^40"),
@@ -252,18 +274,33 @@ TABLES: dict[str, tuple[Callable[[Record], None], str]] = {
     "a weights file elsewhere": (lambda r: r["weights"].update(file="../model-00000000.safetensors"), "in the same folder"),
     "a weights file at the root": (lambda r: r["weights"].update(file="/etc/passwd"), "in the same folder"),
     "a weights file of another name": (lambda r: r["weights"].update(file="model-00000000.safetensors"), "in the same folder"),
-    "a tensor of another shape": (lambda r: r["weights"]["tensors"]["up.weight"].update(shape=[2**30, 2**30]), "expected float32 \\[1073741824, 1073741824\\]"),
+    "a tensor of another shape": (
+        lambda r: r["weights"]["tensors"]["up.weight"].update(shape=[2**30, 2**30]),
+        "expected float32 \\[1073741824, 1073741824\\]",
+    ),
     "a tensor of another dtype": (lambda r: r["weights"]["tensors"]["up.weight"].update(dtype="int64"), "expected int64"),
-    "strides beyond the memory": (lambda r: r["weights"]["tensors"]["up.weight"].update(stride=[2**40, 2**40]), "the strides of a dense tensor"),
+    "strides beyond the memory": (
+        lambda r: r["weights"]["tensors"]["up.weight"].update(stride=[2**40, 2**40]),
+        "the strides of a dense tensor",
+    ),
     "strides that overlap": (lambda r: r["weights"]["tensors"]["up.weight"].update(stride=[1, 1]), "the strides of a dense tensor"),
     "a tensor that is not listed": (lambda r: r["weights"]["tensors"].pop("up.weight"), "the tensors that program.json lists"),
-    "a tensor that is not there": (lambda r: r["weights"]["tensors"].update(more={"dtype": "float32", "shape": []}), "the tensors that program.json lists"),
-    "a leaf without its tensor": (lambda r: r["program"]["tensors"].update({"up.weight": "nobody"}), "the name of a tensor in the weights file"),
+    "a tensor that is not there": (
+        lambda r: r["weights"]["tensors"].update(more={"dtype": "float32", "shape": []}),
+        "the tensors that program.json lists",
+    ),
+    "a leaf without its tensor": (
+        lambda r: r["program"]["tensors"].update({"up.weight": "nobody"}),
+        "the name of a tensor in the weights file",
+    ),
     "a leaf with another tensor": (lambda r: r["program"]["tensors"].update({"up.weight": "up.bias"}), "arguments that fit its op"),
     "an example of another shape": (lambda r: r.update(example=[{"tuple": []}]), "a tree of values"),
     "an example of other arguments": (lambda r: r.update(example={"list": [{"tuple": []}, {"dict": []}]}), "inputs that fit"),
     "an example without end": (lambda r: r.update(example=nested(60)), "a tree of values"),
-    "an output of another class": (lambda r: r["calling"].update(outputs={"class": "os:system", "dict": [["a", "*"], ["b", "*"]]}), "as many inputs and outputs"),
+    "an output of another class": (
+        lambda r: r["calling"].update(outputs={"class": "os:system", "dict": [["a", "*"], ["b", "*"]]}),
+        "as many inputs and outputs",
+    ),
     "an output that is code": (lambda r: r["calling"].update(outputs=BOMB), "a tree of tuples, lists and dicts"),
     "inputs that are a list": (lambda r: r["calling"].update(inputs={"list": ["*"]}), "arguments by name"),
     "parameters that are numbers": (lambda r: r["calling"].update(parameters=[1]), "a list of strings"),
@@ -376,7 +413,25 @@ def test_code_in_any_text_is_not_executed(good: Path, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- anything at all
 
-VALUES = [None, True, -1, 0, 2**31, 2**70, 1.5, "", "x", "aten.add.Tensor", [], {}, [[]], {"node": "x"}, {"tuple": [1]}, "../x", [None, 1, "x", 2]]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**70,
+    1.5,
+    "",
+    "x",
+    "aten.add.Tensor",
+    [],
+    {},
+    [[]],
+    {"node": "x"},
+    {"tuple": [1]},
+    "../x",
+    [None, 1, "x", 2],
+]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -50,7 +50,10 @@ def test_other_batches_and_lengths(gpt2) -> None:
         ({"input_ids": torch.zeros(2, 7)}, r"input_ids: expected torch\.int64, got torch\.float32\. Convert it"),
         ({"input_ids": torch.zeros(7, dtype=torch.int64)}, r"input_ids: expected 2 dimensions, got shape \[7\]"),
         ({}, r"expected the arguments of the example, \['input_ids'\], got no 'input_ids'"),
-        ({"input_ids": torch.zeros(2, 7, dtype=torch.int64), "labels": torch.zeros(2, 7)}, r"got 'labels'\. Trace with an example that has"),
+        (
+            {"input_ids": torch.zeros(2, 7, dtype=torch.int64), "labels": torch.zeros(2, 7)},
+            r"got 'labels'\. Trace with an example that has",
+        ),
         ({"input_ids": [1, 2]}, r"expected inputs nested like the example's|expected a tensor, got"),
     ],
 )
@@ -150,7 +153,9 @@ def test_edits_and_reads(gpt2) -> None:
     handle = model.transformer.h[0].mlp.register_forward_hook(hook)
     expected = model(**example).logits
     handle.remove()
-    output, read = program.run(example, edit={"transformer.h.0.mlp@[:, 1]": 0.0}, read=["transformer.h.0.mlp", "transformer.h.0.mlp@[:, 1]"])
+    output, read = program.run(
+        example, edit={"transformer.h.0.mlp@[:, 1]": 0.0}, read=["transformer.h.0.mlp", "transformer.h.0.mlp@[:, 1]"]
+    )
     torch.testing.assert_close(output.logits, expected)
     assert torch.count_nonzero(read["transformer.h.0.mlp@[:, 1]"]) == 0
     torch.testing.assert_close(read["transformer.h.0.mlp"][:, 2:], captured["mlp"][:, 2:])
@@ -161,7 +166,11 @@ def test_edits_and_reads(gpt2) -> None:
 @pytest.mark.parametrize(
     ("edit", "error", "message"),
     [
-        ({"transformer.h.0.mpl": 0.0}, SiteError, r"no site matches 'transformer\.h\.0\.mpl' among \d+\. Nearest: 'transformer\.h\.0\.mlp'"),
+        (
+            {"transformer.h.0.mpl": 0.0},
+            SiteError,
+            r"no site matches 'transformer\.h\.0\.mpl' among \d+\. Nearest: 'transformer\.h\.0\.mlp'",
+        ),
         ({"transformer.h.0.mlp[1]": 0.0}, SiteError, r"expected a family, got a output|Members and @act belong to families"),
         ({"transformer.h.0.mlp": torch.zeros(5)}, InputError, r"expected a value that broadcasts to \[2, 7, 32\], got \[5\]"),
     ],

@@ -27,7 +27,12 @@ from tests.passes.checking import PASSES, attention, draw, mlp, other_example
 from verify import equivalence
 
 Traced = Callable[[str], tuple[nn.Module, dict[str, Any], Program]]
-PLANS = {"gpt2": ("norm", "dictionary", "heads"), "llama": ("neurons", "direction"), "mixtral": ("heads", "paths"), "bert": ("heads", "surrogate")}
+PLANS = {
+    "gpt2": ("norm", "dictionary", "heads"),
+    "llama": ("neurons", "direction"),
+    "mixtral": ("heads", "paths"),
+    "bert": ("heads", "surrogate"),
+}
 TABLES = ("leaves", "sites_by_address", "families", "splits", "gate_records", "steps", "header", "calling")
 
 

@@ -145,7 +145,9 @@ def test_a_family_is_gated_before_the_splits_of_its_site() -> None:
     model, example = models.gpt2()
     program = trace(model, **example)
     family = "transformer.h.0.attn/head"
-    split = program.apply(heads.at("transformer.h.0.attn"), direction.at(family, d=torch.ones(32), name="d"), gates.at(family, f"{family}/d"))
+    split = program.apply(
+        heads.at("transformer.h.0.attn"), direction.at(family, d=torch.ones(32), name="d"), gates.at(family, f"{family}/d")
+    )
     split.gates[f"{family}[1]"].g = 0
     plain = program.apply(heads.at("transformer.h.0.attn")).run(example, edit={f"{family}[1]": 0.0})[0].logits
     torch.testing.assert_close(split(**example).logits, plain)
