@@ -6,8 +6,11 @@ list or formula may grow beyond what programs have.
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +33,7 @@ def derive(graph: fx.Graph, sizes: Sizes, where: str) -> None:
     """
     before = sizes.names()
     values: dict[fx.Node, Any] = {node: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
-    with sizes.mode, torch.no_grad():
+    with sizes.mode, torch.no_grad(), _quiet():
         for node in graph.nodes:
             if node.op != "call_function":
                 continue
@@ -47,6 +50,18 @@ def derive(graph: fx.Graph, sizes: Sizes, where: str) -> None:
             _check_result(value, sizes, here)
             node.meta["val"] = values[node] = value
     sizes.check_kept(before, where)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from logging a traceback for every op that does not fit: the error says it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _check_arguments(target: Any, args: Any, kwargs: Any, where: str) -> None:

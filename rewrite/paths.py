@@ -108,7 +108,7 @@ def _obstacle(splicer: Splicer, term: Site, products: dict[fx.Node, list[Product
     if start not in way:
         return "a reader that does not depend on it. Choose a reader downstream."
     frontier = [u for n in (start, *products) for u in n.users if u in way and u not in products]
-    blocking = min(frontier, key=lambda n: n._sort_key)
+    blocking = max(frontier, key=lambda n: n._sort_key)
     name = getattr(blocking.target, "_schema", blocking.target)
     op = str(getattr(name, "name", name)).split("::")[-1]
     opener = OPENERS.get(op)

@@ -42,9 +42,9 @@ CLAIM: Fields = {
 def with_tables(program: Program, record: Any, sizes: Sizes, where: str) -> Program:
     """`program` with the tables of its record. Raises: FileError for one that speaks of what is not there."""
     program = replace(program, sites_by_address=_sites(record, set(program.nodes), where))
-    nodes, addresses, tensors = program.nodes, set(program.sites_by_address), set(program.tensors)
+    nodes, addresses, tensors = set(program.nodes), set(program.sites_by_address), set(program.tensors)
     families = _rows(record, "families", FamilyRecord, FAMILY, lambda f: _is_family(f, program), where)
-    splits = _rows(record, "splits", SplitRecord, SPLIT, lambda s: {s.whole, s.total} <= set(nodes) and set(s.terms) <= addresses, where)
+    splits = _rows(record, "splits", SplitRecord, SPLIT, lambda s: {s.whole, s.total} <= nodes and set(s.terms) <= addresses, where)
     gates = _rows(record, "gates", GateRecord, GATE, lambda g: {g.g, g.h, g.r} <= tensors, where)
     steps = _rows(record, "steps", Step, STEP, lambda s: True, where)
     program = replace(
@@ -88,7 +88,7 @@ def _check_fields(row: Any, fields: Fields, where: str) -> None:
 
 def _is_family(family: FamilyRecord, program: Program) -> bool:
     """Whether the record fits its nodes: an einsum over them, whose axis has the size that it says."""
-    if not {*family.operands, family.total} <= set(program.nodes) or family.address not in program.sites_by_address:
+    if not all(name in program.nodes for name in (*family.operands, family.total)) or family.address not in program.sites_by_address:
         return False
     try:
         check_equation(family.equation, len(family.operands), family.axis, family.act if 0 <= family.act < len(family.operands) else None)
@@ -114,7 +114,7 @@ def _claims(record: Any, program: Program, sizes: Sizes, where: str) -> list[Cla
         _check_fields(row, CLAIM, here)
         values = {name: _bound_value(pair, program, sizes, here) for name, pair in row["bindings"].items()}
         number = row["graph"]
-        if not 0 <= number < len(written) or not set(row["reads"]) <= set(program.sites_by_address):
+        if not 0 <= number < len(written) or not all(term in program.sites_by_address for term in row["reads"]):
             raise bad(here, "a claim about terms that exist", row)
         if number not in graphs:
             graphs[number] = _claim_graph(written[number], values, sizes, f"{where}, claim graph {number}")
