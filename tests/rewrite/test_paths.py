@@ -56,7 +56,7 @@ def test_a_wrong_coefficient_fails_its_claim(scaled, monkeypatch: pytest.MonkeyP
     from rewrite import paths as room
     from rewrite import rewiring
 
-    _, program, x = scaled
+    _, program, _ = scaled
     monkeypatch.setattr(rewiring, "factor_nodes", lambda *args: 2.0 * 1.25 if isinstance(room.factor_nodes(*args), float) else 1.0)
     report = equivalence(program.apply(paths.at("f -> norm@in")), seed=0)
     assert not report.proved
