@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.allowed import draws
-from rewrite.errors import FileError
 from rewrite.schema import bad
 from rewrite.sizes import LARGEST_NUMBER, Sizes
 
@@ -32,24 +31,40 @@ def derive(graph: fx.Graph, sizes: Sizes, where: str) -> None:
     Raises: FileError where an op does not fit its arguments, or would take more than programs take.
     """
     before = sizes.names()
-    values: dict[fx.Node, Any] = {node: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
+    values: dict[fx.Node, Any] = {node: sizes.one_of(node.meta["val"]) for node in graph.nodes if node.op == "placeholder"}
     with sizes.mode, torch.no_grad(), _quiet():
         for node in graph.nodes:
-            if node.op != "call_function":
-                continue
-            here = f"{where}, node {node.name!r}"
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])  # type: ignore[misc]
-            _check_arguments(node.target, args, kwargs, here)
-            try:
-                value = node.target(*args, **kwargs)  # type: ignore[operator]
-            except FileError:
-                raise
-            except Exception as error:
-                text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise bad(here, "arguments that fit its op", text) from None
-            _check_result(value, sizes, here)
-            node.meta["val"] = values[node] = value
+            if node.op == "call_function":
+                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])  # type: ignore[misc]
+                key = (node.target, _key(args), _key(kwargs))
+                if key not in sizes.derived:
+                    value = sizes.one_of(_derive_one(node.target, args, kwargs, sizes, f"{where}, node {node.name!r}"))
+                    sizes.derived[key] = (value, args, kwargs)  # the key holds identities: nothing in it may die
+                node.meta["val"] = values[node] = sizes.derived[key][0]
     sizes.check_kept(before, where)
+
+
+def _key(value: Any) -> Any:
+    """What a result depends on: tensors without data by identity (there is one of each kind), literals by type and text."""
+    if isinstance(value, Tensor):
+        return id(value)
+    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return value.node.expr
+    if isinstance(value, dict):
+        return tuple((name, _key(item)) for name, item in value.items())
+    return (type(value), tuple(map(_key, value))) if isinstance(value, tuple | list) else (type(value), repr(value))
+
+
+def _derive_one(target: Any, args: Any, kwargs: Any, sizes: Sizes, where: str) -> Any:
+    """The fake value of one op, checked before and after. Raises: FileError."""
+    _check_arguments(target, args, kwargs, where)
+    try:
+        value = target(*args, **kwargs)
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise bad(where, "arguments that fit its op", text) from None
+    _check_result(value, sizes, where)
+    return value
 
 
 @contextmanager

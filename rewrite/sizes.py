@@ -86,6 +86,8 @@ class Sizes:
         self.mode = FakeTensorMode(shape_env=self.environment)
         self._named = {name: self._symbol(name, row, where) for name, row in record.items()}
         self._sensible: set[sympy.Expr] = set()
+        self._kinds: dict[Any, Tensor] = {}
+        self.derived: dict[Any, Any] = {}  # what ops gave for arguments met before
 
     def _symbol(self, name: str, row: Any, where: str) -> torch.SymInt:
         whole = isinstance(row, list) and len(row) == 3 and all(isinstance(n, int) and not isinstance(n, bool) for n in row[:2])
@@ -99,7 +101,7 @@ class Sizes:
         add = getattr(environment, "add_backed_var_to_val", None) or environment.add_var_to_val
         add(symbol, hint)
         environment.constrain_symbol_range(symbol, compiler_min=lower, compiler_max=int_oo if upper is None else upper)  # type: ignore[arg-type]
-        environment.unique_ids.add(number)  # a size that is named later gets another name
+        getattr(environment, "unique_ids", set()).add(number)  # a size that is named later gets another name
         return environment.create_symintnode(symbol, hint=hint)  # type: ignore[return-value]
 
     def decode(self, size: Any, where: str) -> Any:
@@ -130,6 +132,13 @@ class Sizes:
         """A tensor without data, shaped and laid out like a given one."""
         with self.mode:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+
+    def one_of(self, value: Any) -> Any:
+        """The first tensor met of the same kind as `value`, so that what is derived from both is derived once; other values unchanged."""
+        if not isinstance(value, Tensor):
+            return value
+        kind = (str(tuple(value.shape)), str(value.stride()), str(value.storage_offset()), value.dtype)
+        return self._kinds.setdefault(kind, value)
 
     def check_shape(self, sizes: Any, where: str) -> None:
         """Raises: FileError for more dimensions, sizes, elements or arithmetic than any program has."""

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
+from passes import direction, gates, neurons
 from rewrite.program import Program
 from rewrite.trace import trace
-from tests.models import PLAIN, TRANSFORMERS
+from tests.models import HIDDEN, PLAIN, TRANSFORMERS, mlp
+from tests.passes.checking import draw
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,21 @@ def traced() -> Callable[[str], tuple[nn.Module, dict[str, Any], Program]]:
         return model, example, trace(model, **example)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that loads: an MLP with a direction, a family, a gate and claims."""
+    model, example = mlp()
+    program = trace(model, **example).apply(neurons.at("down"), direction.at("act", d=draw(HIDDEN, seed=1)), gates.at("down/neuron"))
+    folder = tmp_path_factory.mktemp("good")
+    program.save(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be spoilt."""
+    for file in good.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
