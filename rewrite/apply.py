@@ -158,7 +158,8 @@ class Insertion:
     def run(self, bound: Bound, cache: Cache) -> None:
         """Pastes the terms, sums them, redirects the readers, and records sites, families, the split and its claims."""
         splicer, site = self.splicer, self.site
-        cut = splicer.cut(site)
+        whole = self.arguments.whole
+        cut = splicer.cut(site) if whole is None else splicer.cut_whole(site, whole)
         scope = splicer.outer_scope(site) if self.arguments.scope is None else self.arguments.scope
         tag = splicer.tag(site.address)
         images = self._paste(scope)
@@ -166,6 +167,8 @@ class Insertion:
         anchor = splicer.after([*terms, *(node for image in images for node in image.values() if isinstance(node, fx.Node))])
         total = splicer.total(anchor, terms, (*scope, tag))
         splicer.redirect(cut, total)
+        if whole is not None:
+            splicer.rebind_claims(whole, total)
         parts = self._name_parts()
         step = len(splicer.steps)
         if bound.law.shape == "split":

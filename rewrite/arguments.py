@@ -67,6 +67,7 @@ class Arguments:
     positional: list[Rebuild] = field(default_factory=list)
     keyword: dict[str, Rebuild] = field(default_factory=dict)
     real: dict[str, Any] = field(default_factory=dict)  # keywords as given, for guards
+    whole: fx.Node | None = None  # the value to split, if the site was split since its op wrote it
     scope: tuple[str, ...] | None = None  # where the new code belongs, if it takes the place of an op
     key: list[Any] = field(default_factory=list)  # what, besides the inputs' shapes, the captured graph depends on
 
@@ -90,6 +91,11 @@ def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], la
     match = None
     if law.of is not None:
         match = find_op(law.of, node)
+        for whole in splicer.before_splits(site) if isinstance(match, Skip) else ():
+            earlier = find_op(law.of, whole)
+            if not isinstance(earlier, Skip):
+                match, found.whole = earlier, whole
+                break
         if isinstance(match, Skip):
             return match
         found.scope = tuple(tag for tag in match.node.meta.get("scope", ()) if "/+" not in tag)

@@ -208,6 +208,19 @@ class Splicer:
         site, node = self.site(record.address), self.nodes[record.total]
         return self.cut(site) if site.node == record.total else Cut(site, node, list(node.users), [])
 
+    def before_splits(self, site: Site) -> list[fx.Node]:
+        """What the site's node was before it was split, and before that, the latest first."""
+        whole = {split.total: split.whole for split in self.splits}
+        found, name = [], site.node
+        while name in whole:
+            name = whole[name]
+            found.append(self.nodes[name])
+        return found
+
+    def cut_whole(self, site: Site, node: fx.Node) -> Cut:
+        """Who reads what a site was before it was split: the splits alone."""
+        return Cut(site, node, list(node.users), [])
+
     def redirect(self, cut: Cut, value: fx.Node) -> None:
         """Makes the readers of a cut read `value`, and moves the sites that have no other readers along."""
         for reader in cut.readers:
@@ -266,12 +279,13 @@ class Splicer:
         self.claims.append(claim)
 
     def rebind_claims(self, old: fx.Node, new: fx.Node) -> None:
-        """Makes claims that speak of `old` speak of `new`, which took its place as what the terms are computed from."""
+        """Makes claims and splits that speak of `old` speak of `new`, which took its place as what the terms are computed from."""
         moved = {("node", old.name): ("node", new.name), ("fresh", old.name): ("fresh", new.name)}
         self.claims = [
             replace(claim, bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()})
             for claim in self.claims
         ]
+        self.splits = [replace(split, whole=new.name) if split.whole == old.name else split for split in self.splits]
 
     def add_gate(self, record: GateRecord) -> None:
         """Records a gate."""

@@ -78,7 +78,7 @@ def _check_reads(program: Program, claim: Claim) -> None:
 def _of_terms(program: Program, claim: Claim) -> set[str]:
     """The nodes of a claim's terms, and what a gate set before them: all that they are computed from, less what the split site is."""
     terms = {program.nodes[name] for address in claim.reads for name in _term_nodes(program, address)}
-    whole = [program.nodes[split.whole] for split in program.splits if split.site == claim.site]
+    whole = [program.nodes[split.whole] for split in program.splits if (split.site, split.step) == (claim.site, claim.step)]
     inner = {node.name for node in needed(terms) - needed(whole) if node.op == "call_function"}
     return inner | {node.name for node in terms}
 

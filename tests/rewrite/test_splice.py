@@ -176,3 +176,19 @@ def test_a_site_that_nothing_reads_cannot_be_rewritten() -> None:
     program = trace(Unread().eval(), torch.randn(2, 3))
     with pytest.raises(SiteError, match=r"b: expected a site that something reads, got one that nothing does"):
         program.apply(gates.at("b"))
+
+
+def test_passes_on_ops_and_on_values_go_in_either_order() -> None:
+    from tests import models
+    from verify import equivalence
+
+    model, example = models.gpt2()
+    site, d = "transformer.h.0.attn", torch.arange(32.0) + 1
+    passes = (heads.at(site), direction.at(site, d=d, name="d"))
+    program = trace(model, **example)
+    for order in (passes, passes[::-1]):
+        rewritten = program.apply(*order, gates.at(f"{site}/head", f"{site}/d"))
+        assert equivalence(rewritten, seed=0).proved
+        rewritten.gates[f"{site}/head[1]"].g = 0
+        expected = program.apply(heads.at(site)).run(example, edit={f"{site}/head[1]": 0.0})[0].logits
+        torch.testing.assert_close(rewritten(**example).logits, expected)
