@@ -5,7 +5,7 @@
     attention   q, k, v [..., heads, positions, d], mask or None, causal, scale, grouped       scaled_dot_product_attention
     embedding   weight [vocabulary, d], ids
 
-Nothing here edits a graph: a transposed operand is described, the splicer makes it.
+Nothing here edits a graph: an operand that has to be moved (transposed, reshaped) first is described, the splicer makes it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,22 @@ RESHAPES = (aten.reshape.default, aten.view.default, aten._unsafe_view.default)
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """An op that only moves elements, and its arguments after the first."""
+
+    target: Any
+    arguments: tuple[Any, ...]
+
+
+TRANSPOSE = Move(aten.permute.default, ([1, 0],))
+
+
+@dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor argument of an op: a node, or its transpose."""
+    """A tensor argument of an op: a node, and the moves that it has to go through first."""
 
     node: fx.Node
-    transposed: bool = False
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +87,42 @@ def _skip(node: fx.Node, kind: str) -> Skip:
 
 
 def linear(node: fx.Node) -> Match | Skip:
-    """The linear op that writes `node`: x [..., in], weight [out, in], bias or None."""
-    inner = _past(node)
-    found = _flat_linear(inner)
-    if found is None and inner.target in RESHAPES:
-        found = _flat_linear(_past(inner.args[0]))  # type: ignore[arg-type]
-        if found is not None:
-            x: Any = found[0]
-            while x.target in RESHAPES and not same_shape(shape(x)[:-1], shape(node)[:-1]):
-                x = x.args[0]
-            found = (x, *found[1:])
+    """The linear op that writes `node`: x [..., in], weight [out, in], bias or None.
+
+    Moves of the op's leading axes on the way to `node` become moves of x: move(x W) = move(x) W.
+    """
+    inner, moves = _past(node), []
+    while (found := _flat_linear(inner)) is None and _moves_rows(inner):
+        moves.append(inner)
+        inner = _past(inner.args[0])  # type: ignore[arg-type]
     if found is None:
         return _skip(inner, "linear")
     x, weight, bias = found
-    if not same_shape(shape(x)[:-1], shape(node)[:-1]) or not same_shape(shape(x)[-1:], _weight_shape(weight)[1:]):
-        return Skip("its linear op is reshaped on the way to the site")
-    return Match(inner, (Operand(x), weight, bias and Operand(bias)))
+    written = moves[0] if moves else inner
+    before = x
+    while before.target in RESHAPES and not same_shape(shape(before)[:-1], shape(node)[:-1]):
+        before = before.args[0]  # type: ignore[assignment]
+    if all(move.target in RESHAPES for move in moves) and same_shape(shape(before), (*shape(node)[:-1], shape(x)[-1])):
+        return Match(written, (Operand(before), weight, bias and Operand(bias)))
+    replayed = tuple(_on_rows(move, shape(x)[-1]) for move in reversed(moves))
+    return Match(written, (Operand(x, replayed), weight, bias and Operand(bias)))
 
 
-def _weight_shape(weight: Operand) -> tuple[Any, ...]:
-    return shape(weight.node)[::-1] if weight.transposed else shape(weight.node)
+def _moves_rows(node: fx.Node) -> bool:
+    """True if `node` moves the leading axes of its argument only."""
+    args: Any = node.args
+    if node.target in RESHAPES:
+        return len(args[1]) > 0 and same_shape(shape(node)[-1:], shape(args[0])[-1:])
+    axes = len(shape(node))
+    if node.target is aten.transpose.int:
+        return all(axis % axes != axes - 1 for axis in args[1:3])
+    return node.target is aten.permute.default and args[1][-1] % axes == axes - 1
+
+
+def _on_rows(move: fx.Node, width: int) -> Move:
+    """The same move of a tensor whose last axis has `width` elements."""
+    args: Any = move.args
+    return Move(move.target, ([*args[1][:-1], width],) if move.target in RESHAPES else tuple(args[1:]))
 
 
 def _past(node: fx.Node) -> fx.Node:
@@ -109,9 +136,9 @@ def _flat_linear(node: fx.Node) -> tuple[fx.Node, Operand, fx.Node | None] | Non
     if node.target is aten.linear.default:
         return args[0], Operand(args[1]), args[2] if len(args) > 2 else None
     if node.target is aten.addmm.default and not node.kwargs:
-        return args[1], Operand(args[2], transposed=True), args[0]
+        return args[1], Operand(args[2], (TRANSPOSE,)), args[0]
     if node.target in (aten.mm.default, aten.matmul.default) and len(shape(args[1])) == 2 and len(shape(args[0])) > 1:
-        return args[0], Operand(args[1], transposed=True), None
+        return args[0], Operand(args[1], (TRANSPOSE,)), None
     if node.target is aten.add.Tensor and not node.kwargs and all(isinstance(a, fx.Node) for a in args):
         for value, bias in (args, args[::-1]):
             inner = _flat_linear(value) if len(shape(bias)) == 1 and value.op == "call_function" else None

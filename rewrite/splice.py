@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from rewrite.capture import Captured, fake_mode
 from rewrite.errors import PassError, SiteError
@@ -137,13 +138,15 @@ class Splicer:
         return node
 
     def operand(self, operand: Operand) -> fx.Node:
-        """The node of a canonical operand; a transpose becomes a node of its own."""
-        if not operand.transposed:
-            return operand.node
-        value = operand.node.meta["val"]
-        with self.mode:
-            turned = value.permute(1, 0)
-        return self.call(self.after([operand.node]), aten.permute.default, (operand.node, [1, 0]), (), turned)
+        """The node of a canonical operand; what moves it first becomes nodes of its own."""
+        node = operand.node
+        for move in operand.moves:
+            needed = pytree.arg_tree_leaves(move.arguments)
+            args = (node, *move.arguments)
+            with self.mode:
+                value = move.target(*fx.map_arg(args, lambda one: one.meta["val"]))
+            node = self.call(self.after([node, *(one for one in needed if isinstance(one, fx.Node))]), move.target, args, (), value)
+        return node
 
     def paste(
         self, captured: Captured, inputs: Sequence[Any], wanted: Sequence[fx.Node], scope: tuple[str, ...], image: dict[fx.Node, fx.Node]

@@ -156,12 +156,18 @@ def test_heads_are_as_many_as_the_config_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_torchs_own_attention_flattens_its_positions_and_is_skipped_with_the_reason(batch_first: bool) -> None:
+def test_heads_of_torchs_own_attention_which_flattens_its_positions(batch_first: bool) -> None:
     torch.manual_seed(0)
     model, x = Own(batch_first).eval(), draw(2, 5, WIDTH)
-    program = trace(model, x)
-    with pytest.raises(PassError, match=r"written by transpose" if batch_first else "reshaped on the way to the site"):
-        program.apply(heads.at("attn:0"))
+    rewritten = trace(model, x).apply(heads.at("attn:0"), gates.at("attn:0/head"))
+    assert rewritten.families["attn:0/head"].size == HEADS
+    assert_close(rewritten(x), model(x))
+    proved(rewritten)
+    rewritten.gates["attn:0/head[1]"].g = 0
+    size = WIDTH // HEADS
+    with torch.no_grad():
+        model.attn.out_proj.weight[:, size : 2 * size] = 0
+    assert_close(rewritten(x[:, :4]), model(x[:, :4]))
 
 
 class Own(nn.Module):
