@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from rewrite import SiteError, TautomerError, rewire
+from rewrite import SiteError, TautomerError
 from rewrite.address import indices, parse
 from rewrite.program import Program
-from rewrite.records import SplitRecord
+from rewrite.records import FamilyRecord, SplitRecord
+from rewrite.run import needed
+from rewrite.splice import reads
+from rewrite.terms import axis_dims
 from verify.cases import given_cases
 from verify.decide import sub_key
-from verify.interpret import same
+from verify.interpret import evaluate, same
 from verify.leaves import leaf_values
 from verify.match import match
-from verify.regions import value_at
 from verify.roles import roles_of
 from verify.shadow import Case
-from verify.structure import Side
+from verify.structure import Side, at_home, descendants
+from verify.value import Concrete
 from verify.world import World
 
-ALL_MEMBERS, SAMPLED, PRIMES = 64, 16, 2
+aten = torch.ops.aten
+ALL_MEMBERS, SAMPLED, PRIMES = 64, 16, 1  # one prime: the dead are those that agree everywhere
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,6 @@ class Liveness:
     address: str
     alive: bool
     reason: str = ""
-
-
-@rewire
-def scaled(read: Tensor, *, factor: Tensor) -> Tensor:
-    """`read` times a factor. Shapes: read [...], factor []."""
-    return factor * read
-
-
-@rewire
-def member_scaled(read: Tensor, *, factor: Tensor, chosen: Tensor) -> Tensor:
-    """`read` with the chosen members times a factor. Shapes: read [..., members, ...], factor [], chosen [members]."""
-    return read + chosen * (factor - 1) * read
 
 
 def liveness(
@@ -94,21 +86,26 @@ class _Checker:
     """Shares what the edits have in common: the program's own values, and whether each split's own sum reaches an output."""
 
     def __init__(self, program: Program, case: Case, roles: Mapping[str, str] | None, key: bytes):
-        self.program, self.case, self.roles = program, case, roles_of(program, case, roles)
+        self.program = program
         self.world = World(sub_key(key, "liveness"), PRIMES)
+        self.factor = float(random.Random(key).randrange(2, 2**15))
         self.home = {term: split for split in program.splits for term in split.terms}
-        self.own = self._side(program)
+        labels = match(program, program).b
+        self.side = Side(program, leaf_values(program, labels, case, roles_of(program, case, roles), open_gates=True), case)
+        self.outputs = [node for node in program.outputs if isinstance(node, fx.Node)]
+        self.own = self._own_values()
         self.known: dict[str, Liveness] = {}
 
     def check(self, address: str) -> Liveness:
         """What is found for one address."""
         site = address if address in self.program.sites_by_address else parse(address).site
+        if site not in self.program.sites_by_address:
+            raise SiteError(f"no site is called {address!r} among {len(self.program.sites_by_address)}. List them with program.sites().")
         split = self._split_of(site)
-        try:
-            edited = _edited(self.program, address, site)
-        except SiteError as error:
-            return Liveness(address, False, f"nothing reads it ({error})")
-        if not self._differs(edited, split):
+        edit = self._edit(address, site)
+        if not edit.readers:
+            return Liveness(address, False, "nothing reads it")
+        if not self._changes(edit, split):
             return Liveness(address, False, self._why(site, split))
         above = self._sum(split) if split else None
         return Liveness(address, True) if above is None else Liveness(address, above.alive, above.reason)
@@ -121,31 +118,13 @@ class _Checker:
         return self.home[max(around, key=len)] if around else None
 
     def _sum(self, split: SplitRecord) -> Liveness:
-        """Whether the sum of a split reaches an output; asked once a split."""
-        if split.total not in self.known:
+        """Whether the site that a split splits reaches an output; asked once a site."""
+        if split.site not in self.known:
             outer = self.home.get(split.site)
-            alive = self._differs(_edited(self.program, split.site, split.site), outer)
+            alive = self._changes(self._edit(split.site, split.site), outer)
             result = Liveness(split.site, alive, "" if alive else f"{split.site} itself reaches no output")
-            self.known[split.total] = self._sum(outer) if alive and outer else result
-        return self.known[split.total]
-
-    def _differs(self, edited: Program, split: SplitRecord | None) -> bool:
-        """True if the edit changes the sum of `split`, or without one an output."""
-        side = self._side(edited)
-        if split is not None:
-            names = [(split.total, split.total)]
-        else:
-            outputs = zip(self.program.outputs, edited.outputs, strict=True)
-            names = [(x.name, y.name) for x, y in outputs if isinstance(x, fx.Node) and isinstance(y, fx.Node)]
-        return any(not same(self._value(self.own, x), self._value(side, y), self.world).equal for x, y in names)
-
-    def _side(self, program: Program) -> Side:
-        labels = match(self.program, program).b
-        return Side(program, leaf_values(program, labels, self.case, self.roles, open_gates=True), self.case)
-
-    def _value(self, side: Side, name: str) -> Any:
-        want = side.representative[name]
-        return value_at(side, want, {}, self.world)
+            self.known[split.site] = self._sum(outer) if alive and outer else result
+        return self.known[split.site]
 
     def _why(self, site: str, split: SplitRecord | None) -> str:
         if split is None:
@@ -153,18 +132,103 @@ class _Checker:
         others = ", ".join(term for term in split.terms if term != site) or "another term"
         return f"the sum at {split.site} does not change with it: {others} is computed from the edited copy and takes the edit back"
 
+    # Edits, in exact arithmetic: what is not behind an edit has the value that it has anyway
 
-def _edited(program: Program, address: str, site: str) -> Program:
-    node = program.nodes[program.sites_by_address[site].node]
-    dtype = node.meta["val"].dtype
-    factor = torch.full((), 0.5, dtype=dtype)
-    if address == site:
-        return program.apply(scaled.at(address, factor=factor))
-    record = program.families[site]
-    member = parse(address).member
-    chosen = torch.zeros(record.size, dtype=torch.int64)
-    chosen[indices(member or ":", record.size, address)] = 1
-    return program.apply(member_scaled.at(site, factor=factor, chosen=chosen))
+    def _edit(self, address: str, site: str) -> _Edit:
+        """The value at `address` times a random number, and who reads it."""
+        if address != site:
+            return self._member_edit(address, self.program.families[site])
+        record = self.program.sites_by_address[site]
+        node = self.program.nodes[record.node]
+        return _Edit(node, [user for user in node.users if reads(user, record)], self._scaled(node, torch.tensor(self.factor)))
+
+    def _member_edit(self, address: str, record: FamilyRecord) -> _Edit:
+        coordinates, total = self.program.nodes[record.operands[record.act]], self.program.nodes[record.total]
+        axis = axis_dims(record.equation, record.axis)[record.act] % len(coordinates.meta["val"].shape)
+        chosen = indices(parse(address).member or ":", record.size, address)
+        factor = torch.ones(record.size)
+        factor[chosen] = self.factor
+        factor = factor.reshape([-1 if i == axis else 1 for i in range(len(coordinates.meta["val"].shape))])
+        inner = _Edit(coordinates, list(coordinates.users), self._scaled(coordinates, factor))
+        site = self.program.sites_by_address[record.address]
+        readers = [user for user in total.users if site.node != total.name or reads(user, site)]
+        return _Edit(total, readers, self._after(inner, [total])[total])
+
+    def _scaled(self, node: fx.Node, factor: torch.Tensor) -> Any:
+        graph = fx.Graph()
+        value, by = graph.placeholder("value"), graph.placeholder("factor")
+        value.meta, out = node.meta, graph.call_function(aten.mul.Tensor, (value, by))
+        out.meta = node.meta
+        given = {"value": self._given(node), "factor": Concrete(factor.to(node.meta["val"].dtype))}
+        return evaluate(graph, given, [out.name], self.world)[out.name]
+
+    def _changes(self, edit: _Edit, split: SplitRecord | None) -> bool:
+        """True if the edit changes the sum of `split`, or without one an output."""
+        targets = self.outputs if split is None else [self.program.nodes[split.total]]
+        found = self._after(edit, targets)
+        self.world.forget()
+        return any(not same(self._given(node), value, self.world).equal for node, value in found.items())
+
+    def _after(self, edit: _Edit, targets: Sequence[fx.Node]) -> dict[fx.Node, Any]:
+        """What those of `targets` that are behind the edit are worth with it."""
+        behind = descendants(edit.readers) & needed(targets)
+        graph, given = fx.Graph(), {}
+        image: dict[tuple[fx.Node, bool], fx.Node] = {}
+        readers = set(edit.readers)
+
+        def read(node: fx.Node, reader: fx.Node) -> fx.Node:
+            edited = node is edit.node and reader in readers
+            if (node, edited) not in image:
+                made = image[node, edited] = graph.placeholder(f"{node.name}_edited" if edited else node.name)
+                made.meta = node.meta
+                given[made.name] = edit.value if edited else self._given(node)
+            return image[node, edited]
+
+        for node in self.program.graph.nodes:
+            if node in behind and node.op == "call_function":
+                args, kwargs = at_home(fx.map_arg((node.args, node.kwargs), lambda one, by=node: read(one, by)))  # type: ignore[misc]
+                made = image[node, False] = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+                made.meta = node.meta
+        found = {node: image[node, False].name for node in targets if node in behind and node.op == "call_function"}
+        values = evaluate(graph, given, list(found.values()), self.world)
+        result = {node: values[name] for node, name in found.items()}
+        if edit.node in targets and any(user.op == "output" for user in edit.readers):
+            result[edit.node] = edit.value
+        return result
+
+    def _own_values(self) -> dict[str, Any]:
+        """What the nodes that depend on an input are worth, by their name in the side's graph."""
+        wanted = {self.side.representative[name] for name in self.side.varying if self.program.nodes[name].op == "call_function"}
+        wanted -= set(self.side.numbers)
+        nodes = needed([self.side.nodes[name] for name in wanted])
+        given = {node.name: self._leaf(node.name) for node in nodes if node.op == "placeholder"} | self.side.numbers
+        found = evaluate(self.side.graph, given, sorted(wanted), self.world)
+        self.world.forget()
+        return found
+
+    def _leaf(self, name: str) -> Any:
+        return self.side.leaves[name].value(self.world)
+
+    def _given(self, node: fx.Node) -> Any:
+        """What a node is worth without edits."""
+        name = self.side.representative[node.name]
+        if name in self.side.numbers:
+            return self.side.numbers[name]
+        if name not in self.own:  # of weights only
+            graph = self.side.graph
+            nodes = needed([self.side.nodes[name]])
+            given = {one.name: self._leaf(one.name) for one in nodes if one.op == "placeholder"} | self.side.numbers
+            return evaluate(graph, given, [name], self.world)[name]
+        return self.own[name]
+
+
+@dataclass
+class _Edit:
+    """`value` in place of what `readers` read from `node`."""
+
+    node: fx.Node
+    readers: list[fx.Node]
+    value: Any
 
 
 def raise_unless_alive(found: Iterable[Liveness]) -> None:
