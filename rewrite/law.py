@@ -69,7 +69,12 @@ class Law:
         return function
 
     def claim(self, sentence: str, *, member: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Registers a claim: the decorated function takes (terms, then the law's own arguments) and returns two sides."""
+        """Registers a claim: the decorated function takes (terms, then the law's own arguments) and returns two sides.
+
+        Raises: PassError when used without its sentence.
+        """
+        if not isinstance(sentence, str):
+            raise PassError(f"{self.name}.claim: expected the claim in words, got {type(sentence).__name__}. Write @{self.name}.claim('...').")
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.claims.append(ClaimLaw(sentence, function, member))

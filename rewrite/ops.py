@@ -99,9 +99,9 @@ def linear(node: fx.Node) -> Match | Skip:
         return _skip(inner, "linear")
     x, weight, bias = found
     written = moves[0] if moves else inner
-    before = x
+    before: Any = x
     while before.target in RESHAPES and not same_shape(shape(before)[:-1], shape(node)[:-1]):
-        before = before.args[0]  # type: ignore[assignment]
+        before = before.args[0]
     if all(move.target in RESHAPES for move in moves) and same_shape(shape(before), (*shape(node)[:-1], shape(x)[-1])):
         return Match(written, (Operand(before), weight, bias and Operand(bias)))
     replayed = tuple(_on_rows(move, shape(x)[-1]) for move in reversed(moves))

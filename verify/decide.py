@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from verify.field import Vanishing
 from verify.interpret import Refused, same
 from verify.value import Agreement, Field
 from verify.world import Tally, World
@@ -57,6 +58,8 @@ def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "g
             left, right = experiment(world)
         except Refused as refused:
             return Decision(False, 0.0, count, theory, refused=f"{refused.op} at {refused.node}: {refused.reason}", tally=world.tally)
+        except Vanishing:
+            continue
         except AssertionError as defect:
             return Decision(False, 0.0, count, theory, refused=f"the checker found fault with itself: {defect}", tally=world.tally)
         agreement = same(left, right, world)

@@ -25,22 +25,20 @@ BLOCK = 1 << 21  # elements of a stored weight that are turned into float64 at o
 STREAM_BIAS = 1 + 2.0**-11  # a 32-bit word reduced mod p favours small residues by at most this factor
 
 
-@lru_cache
-def is_prime(n: int) -> bool:
-    """True if `n` is prime."""
-    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+class Vanishing(ArithmeticError):
+    """A number of a program that is divided by is a multiple of a prime: other primes have to be drawn."""
 
 
 @lru_cache
 def primes_below(count: int, modulus: int = 1, remainder: int = 0) -> tuple[int, ...]:
     """The `count` largest primes under 2^21 that leave `remainder` modulo `modulus`."""
-    found: list[int] = []
-    candidate = (1 << BITS) - 1
-    while len(found) < count:
-        if candidate % modulus == remainder and is_prime(candidate):
-            found.append(candidate)
-        candidate -= 2
-    return tuple(found)
+    odd = np.ones(1 << BITS, dtype=bool)
+    odd[:2] = odd[4::2] = False
+    for n in range(3, math.isqrt(1 << BITS) + 1, 2):
+        if odd[n]:
+            odd[n * n :: n] = False
+    found = np.flatnonzero(odd)
+    return tuple(int(p) for p in found[found % modulus == remainder][: -count - 1 : -1])
 
 
 @lru_cache(maxsize=64)
@@ -64,6 +62,8 @@ class Modular:
     def number(self, value: float | Fraction) -> tuple[float, ...]:
         """The residues of one exact number."""
         exact = Fraction(value)
+        if any(exact.denominator % p == 0 for p in self.primes):
+            raise Vanishing(f"{exact} has a denominator of zero modulo a prime")
         return tuple(self._balanced(exact.numerator * pow(exact.denominator, -1, p), p) for p in self.primes)
 
     @staticmethod

@@ -47,15 +47,18 @@ def gap(p32: Any, q32: Any, p64: Any, q64: Any, at: str = "") -> Gap:
     lost = defined & ~(q64.isfinite())
     if bool(lost.any()):
         return Gap(rho=math.inf, largest=math.inf, at=at)
+    lost32 = bool((defined & ~q32.isfinite()).any())
     defined &= q32.isfinite()
     undefined = int((~defined).sum())
     p32, q32, p64, q64 = (x[defined] for x in (p32, q32, p64, q64))
     if not p64.numel():
-        return Gap(undefined=undefined, at=at)
+        far = math.inf if lost32 else 0.0
+        return Gap(amplification=far, ulp=far, undefined=undefined, at=at)
     figures = [_figures(p32, q32, p64, q64, norm) for norm in (root_mean_square, largest_of)]
-    return Gap(
-        max(f[0] for f in figures), max(f[1] for f in figures), largest_of(q32 - p32) / ulp(p32), largest_of(q64 - p64), undefined, at
-    )
+    amplification, off = max(f[1] for f in figures), largest_of(q32 - p32) / ulp(p32)
+    if lost32:
+        amplification = off = math.inf
+    return Gap(max(f[0] for f in figures), amplification, off, largest_of(q64 - p64), undefined, at)
 
 
 def _figures(p32: Tensor, q32: Tensor, p64: Tensor, q64: Tensor, norm: Callable[[Tensor], float]) -> tuple[float, float]:

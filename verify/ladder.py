@@ -7,6 +7,7 @@ own distance from its float64 run: correct rewrites were measured at 0.15 to 1.1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from verify.match import Matching, identity
 from verify.shadow import CannotLift, Case, sweep
 
 ROUNDING, DIFFERENT = 64.0, 1e4  # rho up to which a difference is only rounding, and from which it is another function
+LOST = 2.0**20  # ulp: a derived constant that far off in float32 is not there (d / d.d that underflows), and an edit of it does nothing
 USABLE, UNUSABLE = 4.0, 100.0  # amplification of rounding: fine up to the first, unusable in float32 from the second
 HALF = (torch.float16, torch.bfloat16)
 
@@ -52,7 +54,8 @@ class Drift:
     @property
     def usable(self) -> str:
         """ "usable", "less accurate" or "unusable in float32"."""
-        a = self.outputs.amplification
+        lost = self.constants is not None and not self.constants[1] <= LOST
+        a = math.inf if lost else self.outputs.amplification
         return "usable" if a <= USABLE else "less accurate" if a <= UNUSABLE else "unusable in float32"
 
 
@@ -148,8 +151,9 @@ def _predictions(sides: Sides, low: Any, high: Any) -> tuple[float | None, tuple
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0).nan_to_num()
+    given, p, q = p, p.double().log_softmax(-1), q.double().log_softmax(-1)
+    divergence = (p.exp() * (p - q)).sum(-1).clamp(min=0)
+    return divergence.nan_to_num(nan=math.inf).where(given.isfinite().all(-1), 0.0)  # where the original is no number, nothing is said
 
 
 def _constants(sides: Sides) -> tuple[int, float] | None:

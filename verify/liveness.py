@@ -114,7 +114,8 @@ class _Checker:
         """The split whose sum an edit at `site` goes through: its own if it is a term, the one around it if it is inside a term."""
         if site in self.home:
             return self.home[site]
-        around = [term for term in self.home if site.startswith(term + "/")]
+        is_path = self.program.sites_by_address[site].kind == "path"
+        around = [term for term in self.home if site.startswith(term + "/") and not is_path]
         return self.home[max(around, key=len)] if around else None
 
     def _sum(self, split: SplitRecord) -> Liveness:
@@ -144,11 +145,12 @@ class _Checker:
 
     def _member_edit(self, address: str, record: FamilyRecord) -> _Edit:
         coordinates, total = self.program.nodes[record.operands[record.act]], self.program.nodes[record.total]
-        axis = axis_dims(record.equation, record.axis)[record.act] % len(coordinates.meta["val"].shape)
+        axes = coordinates.meta["val"].dim()
+        axis = (axis_dims(record.equation, record.axis)[record.act] or 0) % axes
         chosen = indices(parse(address).member or ":", record.size, address)
         factor = torch.ones(record.size)
         factor[chosen] = self.factor
-        factor = factor.reshape([-1 if i == axis else 1 for i in range(len(coordinates.meta["val"].shape))])
+        factor = factor.reshape([-1 if i == axis else 1 for i in range(axes)])
         inner = _Edit(coordinates, list(coordinates.users), self._scaled(coordinates, factor))
         site = self.program.sites_by_address[record.address]
         readers = [user for user in total.users if site.node != total.name or reads(user, site)]

@@ -66,7 +66,7 @@ def match(a: Program, b: Program, given: Mapping[str, str] | None = None) -> Mat
     pairs = []
     for node, leaf in b.leaves.items():
         name = chosen.get(leaf.name, leaf.name)
-        if leaf.kind != "input" and name in label_of_name and a.tensors[name].shape == b.tensors[leaf.name].shape:
+        if leaf.kind != "input" and name in label_of_name and _may_be_one(a.tensors[name], b.tensors[leaf.name], leaf.kind):
             labels_b[node] = label_of_name[name]
             label_of_tensor.setdefault(identity(b.tensors[leaf.name]), label_of_name[name])
             pairs.append((name, leaf.name))
@@ -75,6 +75,11 @@ def match(a: Program, b: Program, given: Mapping[str, str] | None = None) -> Mat
             labels_b[node] = label_of_tensor.setdefault(identity(b.tensors[leaf.name]), f"other {leaf.name}")
     labels_b |= {theirs: labels_a[ours] for ours, theirs in inputs.items()}
     return Matching(labels_a, labels_b, inputs, tuple(pairs))
+
+
+def _may_be_one(ours: Tensor, theirs: Tensor, kind: str) -> bool:
+    """True if tensors of one name may share a label: weights of other content are told later, constants of passes are told apart here."""
+    return ours.shape == theirs.shape and (kind in WEIGHTS or ours is theirs or theirs.is_meta or _same_bits(ours, theirs))
 
 
 def _labels(a: Program) -> tuple[dict[str, str], dict[Any, str]]:

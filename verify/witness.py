@@ -162,7 +162,7 @@ def _climb(sides: Sides, case: Case, roles: Mapping[str, Role], generator: torch
             (theirs[y] - ours[x]).square().sum() for _, x, y in sides.outputs if isinstance(ours[x], Tensor) and ours[x].is_floating_point()
         ]
         total = torch.stack(gaps).sum() if gaps else torch.zeros(())
-        if not total.requires_grad or not 0 < float(total) < math.inf:
+        if not total.requires_grad or not 0 < float(total.detach()) < math.inf:
             return None
         slopes = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
         now = dict(now)

@@ -44,11 +44,14 @@ class Tally:
             list_.append(text)
 
 
-def _drawn_primes(key: bytes, count: int) -> tuple[int, ...]:
-    """Primes in which -1 is no square and 2 is one, drawn by the key: whether 3 is a square must not be known beforehand."""
-    choices = primes_below(256, 8, 7)
-    order = torch.randperm(len(choices), generator=stream(key, "primes"))
-    return tuple(choices[i] for i in order[:count].tolist())
+CHOICES = {"gates": 1 << 14, "signs": 1 << 14}  # primes to draw from: whoever writes numbers into a program cannot hit them all
+
+
+def _drawn_primes(key: bytes, count: int, theory: Law) -> tuple[int, ...]:
+    """Primes drawn by the key; for "signs", those in which -1 is no square and 2 is one (whether 3 is a square must not be known)."""
+    choices = primes_below(CHOICES[theory], 8, 7) if theory == "signs" else primes_below(CHOICES[theory])
+    drawn = torch.randint(len(choices), (4 * count,), generator=stream(key, "primes")).tolist()
+    return tuple(choices[i] for i in dict.fromkeys(drawn))[:count]
 
 
 class World:
@@ -61,7 +64,7 @@ class World:
     def __init__(self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None) -> None:
         if len(key) != 16:
             raise ValueError(f"World: expected a key of 16 bytes, got {len(key)}. Draw it with secrets.token_bytes(16).")
-        chosen = tuple(primes) if primes else (_drawn_primes(key, count) if theory == "signs" else primes_below(count))
+        chosen = tuple(primes) if primes else _drawn_primes(key, count, theory)
         self.key, self.primes, self.theory = key, chosen, theory
         self.math = Modular(chosen)
         self.count = self.math.count
