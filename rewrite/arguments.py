@@ -28,6 +28,7 @@ from rewrite.weights import Weight
 if TYPE_CHECKING:
     from rewrite.program import Program
 
+SYM_SIZE = torch.ops.aten.sym_size.int
 Rebuild = Callable[[Sequence[Any]], Any]
 
 
@@ -93,6 +94,8 @@ def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], la
         match = find_op(law.of, node)
         for whole in splicer.before_splits(site) if isinstance(match, Skip) else ():
             earlier = find_op(law.of, whole)
+            if not isinstance(earlier, Skip) and all(user.target is SYM_SIZE for user in whole.users):
+                return Skip(f"its {law.of} op was split before, and nothing reads its own value any more: split one of those terms")
             if not isinstance(earlier, Skip):
                 match, found.whole = earlier, whole
                 break

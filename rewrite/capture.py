@@ -7,7 +7,7 @@ become named constants: nothing is baked.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from rewrite.errors import PassError
 
@@ -48,6 +49,8 @@ def capture(function: Callable[..., Sequence[Any]], values: Sequence[Any], mode:
         values = [v.detach() if isinstance(v, Tensor) and any(v is u for u in values[:i]) else v for i, v in enumerate(values)]
     environment = mode.shape_env
     before = len(environment.guards) if environment is not None else 0
+    sizes = dict(environment.replacements) if environment is not None else {}
+    ranges = dict(environment.var_to_range) if environment is not None else {}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -57,8 +60,25 @@ def capture(function: Callable[..., Sequence[Any]], values: Sequence[Any], mode:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise PassError(f"{what}: expected a function of its tensors' values that torch can capture, got {reason}") from error
+    if environment is not None and dict(environment.replacements) != sizes:
+        found = _unfix(environment, sizes, ranges, before)
+        raise PassError(
+            f"{what}: expected a function for all sizes, got one that fixes {found}. Ask no sizes, or trace with dynamic=False."
+        )
     guards = tuple(str(guard.expr) for guard in environment.guards[before:]) if environment is not None else ()
     return _tidy(module, what, guards)
+
+
+def _unfix(environment: ShapeEnv, sizes: Mapping[Any, Any], ranges: Mapping[Any, Any], guards: int) -> str:
+    """What a function fixed of the sizes, after taking it back: the program that it is applied to shares them."""
+    fixed = {name: size for name, size in environment.replacements.items() if sizes.get(name) != size}
+    for table, old in ((environment.replacements, sizes), (environment.var_to_range, ranges)):
+        table.clear()
+        table.update(old)
+    del environment.guards[guards:]
+    environment._replacements_version_counter += 1  # sizes remember what they were replaced by
+    environment._update_version_counter()
+    return ", ".join(f"{name} = {size}" for name, size in fixed.items())
 
 
 def _tidy(module: fx.GraphModule, what: str, guards: tuple[str, ...]) -> Captured:

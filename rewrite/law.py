@@ -74,7 +74,9 @@ class Law:
         Raises: PassError when used without its sentence.
         """
         if not isinstance(sentence, str):
-            raise PassError(f"{self.name}.claim: expected the claim in words, got {type(sentence).__name__}. Write @{self.name}.claim('...').")
+            raise PassError(
+                f"{self.name}.claim: expected the claim in words, got {type(sentence).__name__}. Write @{self.name}.claim('...')."
+            )
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.claims.append(ClaimLaw(sentence, function, member))

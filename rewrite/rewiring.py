@@ -144,7 +144,9 @@ def _rewire_path(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     found = additive(splicer, term, cut.node)
     scope, tag = splicer.outer_scope(reader), splicer.tag(address)
     coefficient = factor_nodes(splicer, found, splicer.after([cut.node]), scope)
-    own = splicer.call(splicer.after([cut.node]), aten.alias.default, (found.start,), scope, found.start.meta["val"])
+    # the path's own copy reads the term as the sum does, so what is done to the term later is done here too
+    as_sum = (term.scope,) if term.scope is not None and "/+" in term.scope else ()
+    own = splicer.call(splicer.after([cut.node]), aten.alias.default, (found.start,), (*scope, *as_sum), found.start.meta["val"])
     inputs = [cut.node, found.start, own, *([coefficient] if isinstance(coefficient, fx.Node) else [])]
 
     def law(read: Tensor, term: Tensor, own: Tensor, *factor: Tensor) -> list[Tensor]:
@@ -152,7 +154,7 @@ def _rewire_path(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
 
     captured = capture(law, [node.meta["val"] for node in inputs], splicer.mode, address)
     image: dict[fx.Node, Any] = {}
-    splicer.paste(captured, inputs, [captured.outputs[0]], (*scope, tag), image)
+    splicer.paste(captured, inputs, [captured.outputs[0]], (*scope, tag, *as_sum), image)
     splicer.redirect(cut, image[captured.outputs[0]])
     splicer.name_site(address, own, "path", tag)
     splicer.add_claim(path_claim(splicer, address, found, captured, coefficient, len(splicer.steps)))

@@ -68,7 +68,7 @@ def _restore_ops(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(inner)
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             product, bias = node.args
-            if _is_product(product) and _is_expanded_vector(bias):
+            if _is_product(product) and _is_expanded_vector(bias) and _fits(node, product, bias.args[0]):
                 node.target, node.args = aten.linear.default, (*product.args[:2], bias.args[0])
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users:
@@ -84,6 +84,13 @@ def _is_expanded_vector(node: Any) -> bool:
         return False
     (vector, *_) = node.args
     return isinstance(vector, fx.Node) and vector.meta["val"].dim() == 1
+
+
+def _fits(total: fx.Node, product: fx.Node, bias: fx.Node) -> bool:
+    """True if adding the vector to the product is what a linear op's bias does: one number a column, no new axes, one dtype."""
+    sums, values, vector = (node.meta["val"] for node in (total, product, bias))
+    shapes = same_shape(sums.shape, values.shape) and same_shape(vector.shape, values.shape[-1:])
+    return shapes and sums.dtype == values.dtype == vector.dtype
 
 
 def _key(target: Any, args: Any, kwargs: Any) -> Any:
@@ -143,6 +150,19 @@ def _same_stamp(old: list[Any], new: list[Any]) -> bool:
     return len(old) == len(new) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old, new, strict=True))
 
 
+def _returned(graph: fx.Graph) -> set[fx.Node]:
+    """The computed values that are returned, and those that a returned one is a view of."""
+    found: set[fx.Node] = set()
+    stack = list(graph.output_node().all_input_nodes)
+    while stack:
+        node = stack.pop()
+        if node.op == "call_function" and node not in found:
+            found.add(node)
+            if not isinstance(node.target, torch._ops.OpOverload) or node.target is aten.reshape.default or node.target.is_view:
+                stack.extend(node.all_input_nodes)
+    return found
+
+
 def _fold(graph: fx.Graph, fixed_leaf: list[bool]) -> tuple[fx.GraphModule, fx.GraphModule, list[int], list[int]]:
     """Two modules: what only fixed tensors feed, and the rest, which takes the first one's results after its own inputs."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -150,6 +170,7 @@ def _fold(graph: fx.Graph, fixed_leaf: list[bool]) -> tuple[fx.GraphModule, fx.G
     for node in graph.nodes:
         if node.op == "call_function" and node.all_input_nodes and all(n in fixed for n in node.all_input_nodes):
             fixed.add(node)
+    fixed -= _returned(graph)  # a caller may write to what it gets
     handed = [n for n in graph.nodes if n in fixed and n.op == "call_function" and any(u not in fixed for u in n.users)]
     first, inputs_of_first = prune(graph, handed)
     second, image = fx.Graph(), {}

@@ -199,12 +199,27 @@ class Splicer:
         readers = [user for user in node.users if reads(user, site)]
         if not readers:
             raise SiteError(f"{site.address}: expected a site that something reads, got one that nothing does. It cannot be rewritten.")
+        self._check_told_apart(site)
         moved, followers = set(readers), []
         for address in self._at[site.node]:
             own = {user for user in node.users if reads(user, self.sites[address])}
             if address == site.address or (own and own <= moved):
                 followers.append(address)
         return Cut(site, node, readers, followers)
+
+    def _check_told_apart(self, site: Site) -> None:
+        """One tensor given to a module twice, or returned twice, has one node: who reads which cannot be told."""
+        module, _, leaf = site.address.partition("@in:" if site.kind == "input" else ":")
+        twins = [
+            address
+            for address in self._at[site.node]
+            if leaf and address != site.address and self.sites[address].kind == site.kind and address.startswith(site.address[: -len(leaf)])
+        ]
+        if twins:
+            raise SiteError(
+                f"{site.address}: expected a value of its own, got the same tensor as {', '.join(twins)}. "
+                f"Edit it where it is computed, or inside {module or 'the model'}."
+            )
 
     def cut_family(self, record: FamilyRecord) -> Cut:
         """Who reads the sum over a family's members: the site's readers, or the split that the site was put through since."""

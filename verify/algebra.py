@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -13,7 +14,7 @@ from torch import Tensor
 from rewrite.errors import TautomerError
 from verify.degree import CONSTANT, FREE
 from verify.field import Parts
-from verify.value import SOFTEST, Concrete, Field, Value, either, some
+from verify.value import Concrete, Edge, Field, Value, either, some
 from verify.world import World
 
 
@@ -28,11 +29,16 @@ class Refused(TautomerError):
 
 
 class Algebra:
-    """Arithmetic on values of one world. `node` and `op` name what is being evaluated, for refusals and notes."""
+    """Arithmetic on values of one world. `node` and `op` name what is being evaluated, for refusals and notes.
+
+    `out` is the type of its result, `among` the float type that its numbers are read in.
+    """
 
     def __init__(self, world: World) -> None:
         self.world, self.math = world, world.math
         self.node, self.op = "", ""
+        self.out = self.among = torch.float32
+        self.factors: set[tuple[float, ...]] = {self.math.number(1)}
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises: Refused, always."""
@@ -45,7 +51,8 @@ class Algebra:
         if isinstance(x, Field):
             return x
         if isinstance(x, (int, float)):
-            return self._tagged(torch.tensor(float(x), dtype=torch.float64)) if _extreme(float(x)) else self.number(x)
+            odd = math.isnan(x) or math.isinf(x) or self.lowest(x)
+            return self._tagged(torch.tensor(float(x), dtype=torch.float64), self.among) if odd else self.number(x)
         if not isinstance(x, Concrete):
             self.refuse(f"a {type(x).__name__} where a number is read")
         if x.lifted is None:
@@ -53,18 +60,24 @@ class Algebra:
         return x.lifted
 
     def _residues(self, x: Concrete) -> Field:
-        return self._tagged(x.data) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
+        return self._tagged(x.data, x.data.dtype) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
 
-    def _tagged(self, data: Tensor) -> Field:
+    def lowest(self, x: Value, dtype: torch.dtype | None = None) -> bool:
+        """True for the smallest finite number of a float type, by default of the one that numbers are read in."""
+        return isinstance(x, float) and x in self.world.lowest(dtype or self.among)
+
+    def _tagged(self, data: Tensor, dtype: torch.dtype) -> Field:
+        if data.is_complex():
+            self.refuse("complex numbers have no place in the field")
         if not data.dtype.is_floating_point:
             return Field(self.math.lift(data), degree=CONSTANT, dtype=data.dtype)
-        if data.is_complex() or bool((data == torch.inf).any()):
-            self.refuse("+inf and complex numbers have no place in the field")
+        if bool((data == torch.inf).any()):
+            self.refuse("+inf has no place in the field")
         hard, undefined = some(data == -torch.inf), some(data.isnan())
-        soft = some(sum((data == low for low in SOFTEST), torch.zeros_like(data, dtype=torch.bool)))
+        soft = some(sum((data == low for low in self.world.lowest(dtype)), torch.zeros_like(data, dtype=torch.bool)))
         odd = either(hard, soft, undefined)
         finite = data if odd is None else data.masked_fill(odd, 0)
-        return Field(self.math.lift(finite), CONSTANT, hard, soft, undefined, data.dtype)
+        return Field(self.math.lift(finite), CONSTANT, hard, soft, undefined, dtype)
 
     def number(self, x: float | Fraction) -> Field:
         """One exact number, as a 0-d value."""
@@ -82,7 +95,7 @@ class Algebra:
             self.refuse("two smallest finite numbers are added")
         if hard is not None and soft is not None:
             soft = some(soft & ~hard)
-        parts = tuple(self.math.tidy(i, a.double() + b) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        parts = tuple(self.math.tidy(i, a.double() + b.double()) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
         return Field(parts, x.degree.plus(y.degree), hard, soft, _spread(either(x.undefined, y.undefined), shape), x.dtype)
 
     def neg(self, x: Value) -> Field:
@@ -99,7 +112,8 @@ class Algebra:
         x, y = self.field(x), self.field(y)
         if x.tagged or y.tagged:
             self.refuse("a product with -inf or with a smallest finite number")
-        parts = tuple(self.math.tidy(i, a.double() * b) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        x, y = self._away(x, y), self._away(y, x)
+        parts = tuple(self.math.tidy(i, a.double() * b.double()) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
         undefined = _spread(either(x.undefined, y.undefined), parts[0].shape)
         return Field(parts, x.degree.times(y.degree), None, None, undefined, x.dtype)
 
@@ -108,9 +122,9 @@ class Algebra:
         x = self.field(x)
         if x.tagged and (factor <= 0 or x.soft is not None):
             self.refuse("a smallest finite number, or -inf and a factor that is not positive")
-        parts = tuple(
-            self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(x.parts, self.math.number(factor), strict=True))
-        )
+        number = self.math.number(factor)
+        self.factors.add(number)
+        parts = tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(x.parts, number, strict=True)))
         return replace(x, parts=parts)
 
     def sum(self, x: Value, dims: Sequence[int], keepdim: bool = False) -> Field:
@@ -199,31 +213,88 @@ class Algebra:
         parts = self.world.oracle(name, arguments, odd=odd)
         return Field(parts, FREE, None, None, either(*(a.undefined for a in arguments)), arguments[0].dtype)
 
-    def sign(self, x: Value) -> Field:
-        """-1, 0 or 1, as far as the theory goes: an odd function of x."""
-        x = self.plain(x)
-        return replace(x, parts=self.world.sign(x), degree=FREE)
+    # Signs. What is continuous at zero is x times a sign, whatever the sign of zero; what jumps there has to tell where x is zero
 
-    def step(self, x: Value, at_zero: int | None = None) -> Field:
-        """S(x) = (1 + sign x) / 2: what x > 0 and x >= 0 are worth, which differ at zero alone."""
+    def positive(self, x: Value) -> Field:
+        """max(x, 0) = x (1 + sign x) / 2."""
         x = self.plain(x)
-        half = self.scale(self.add(self.sign(x), 1), Fraction(1, 2))
-        if at_zero is None:
-            return half
-        zero = torch.stack([part == 0 for part in x.parts]).all(0)
-        if not bool(zero.any()):
-            return half
-        return replace(half, parts=tuple(part.masked_fill(zero, float(at_zero)) for part in half.parts))
+        return self.scale(self.add(x, self.magnitude(x)), Fraction(1, 2))
+
+    def magnitude(self, x: Value) -> Field:
+        """|x| = x sign x."""
+        x = self.plain(x)
+        return self.mul(x, self._sign(x))
 
     def larger(self, x: Value, y: Value) -> Field:
-        """max(x, y) = y + (x - y) S(x - y)."""
-        gap = self.sub(x, y)
-        return self.add(y, self.mul(gap, self.step(gap)))
+        """max(x, y) = y + max(x - y, 0)."""
+        return self.add(y, self.positive(self.sub(x, y)))
 
     def smaller(self, x: Value, y: Value) -> Field:
-        """min(x, y) = x - (x - y) S(x - y)."""
+        """min(x, y) = x - max(x - y, 0)."""
+        return self.sub(x, self.positive(self.sub(x, y)))
+
+    def _sign(self, x: Field) -> Field:
+        return replace(x, parts=self.world.sign(x), degree=FREE, edge=None)
+
+    def is_zero(self, x: Value) -> Field:
+        """Whether x is zero: 1 where it is, elsewhere an even function of x."""
+        x = self.plain(x)
+        zero = torch.stack([part == 0 for part in x.parts]).all(0)
+        value = self.oracle("equal", self.mul(x, x))
+        value = replace(value, parts=tuple(part.masked_fill(zero, 1.0) for part in value.parts), dtype=torch.bool)
+        return self._edged(value, x, self.scale(value, 0))
+
+    def sign(self, x: Value) -> Field:
+        """-1, 0 or 1: the sign, less where x is zero."""
+        x = self.plain(x)
+        sign = self._sign(x)
+        return self._edged(self.mul(sign, self.sub(1, self.is_zero(x))), x, sign)
+
+    def above(self, x: Value, y: Value, or_equal: bool = False) -> Field:
+        """x > y, or x >= y: (1 + sign -/+ whether the gap is zero) / 2."""
         gap = self.sub(x, y)
-        return self.sub(x, self.mul(gap, self.step(gap)))
+        half = self.scale(self.add(self._sign(gap), 1), Fraction(1, 2))
+        whole = self.add(half, self.scale(self.is_zero(gap), Fraction(1 if or_equal else -1, 2)))
+        return self._edged(replace(whole, dtype=torch.bool), gap, half)
+
+    def negated(self, x: Value) -> Field:
+        """1 - x, for a truth value."""
+        x = self.field(x)
+        out = replace(self.sub(1, x), dtype=torch.bool)
+        if x.edge is None or x.edge.of is not x.parts:
+            return out
+        inner = self.sub(1, replace(x, parts=x.edge.inner, edge=None))
+        return replace(out, edge=Edge(x.edge.gap, inner.parts, out.parts))
+
+    def truth(self, x: Value) -> Field:
+        """Whether a number is not zero; a truth value itself."""
+        x = self.field(x)
+        return x if x.dtype == torch.bool else self.negated(self.is_zero(x))
+
+    @staticmethod
+    def _edged(value: Field, gap: Field, inner: Field) -> Field:
+        return replace(value, edge=Edge(gap.parts, inner.parts, value.parts))
+
+    def _away(self, x: Field, y: Field) -> Field:
+        """A factor `x` of `y`: a truth value as it is away from its gap's zeros, where y is zero whenever the gap is."""
+        edge = x.edge
+        if edge is None or edge.of is not x.parts or not self._multiple(y, edge.gap):
+            return x
+        return replace(x, parts=edge.inner, edge=None)
+
+    def _multiple(self, y: Field, gap: Parts) -> bool:
+        """True if y is plus or minus a number of the program (or what it lacks of one) times the gap."""
+        if y.shape != gap[0].shape or not y.parts[0].numel():
+            return False
+        self.world.tally.call("multiple", 2, y.degree.total + 1)
+        rest = lambda i, number, cut: self.math.tidy(i, cut(y.parts[i]) - self.math.tidy(i, cut(gap[i]) * number[i]))  # noqa: E731
+        first, whole = (lambda t: t.flatten()[:1].double()), (lambda t: t.double())
+        for factor in self.factors:
+            lacking = tuple(1 - r for r in factor)
+            for number in (factor, lacking, tuple(-r for r in factor), tuple(-r for r in lacking)):
+                if not bool(rest(0, number, first).any()) and not any(bool(rest(i, number, whole).any()) for i in range(self.math.count)):
+                    return True
+        return False
 
     # Choosing
 
@@ -234,6 +305,9 @@ class Algebra:
             self.steer(condition)
             return self._taken(condition.data.bool(), x, y)
         c = self.field(condition)
+        marks = [torch.zeros(()) if v.undefined is None else v.undefined for v in (x, y)]
+        if x.undefined is not y.undefined and not bool((marks[0].bool() == marks[1].bool()).all()):
+            self.refuse("a value decides whether the result is defined")
         return self.add(self.mul(c, self.sub(x, y)), y)
 
     def steer(self, *values: Value) -> None:
@@ -259,10 +333,6 @@ class Algebra:
     def masked(self, parts: Parts, keep: Tensor | None) -> Parts:
         """The parts, zero where `keep` is false."""
         return parts if keep is None else tuple(part * keep for part in parts)
-
-
-def _extreme(x: float) -> bool:
-    return x in SOFTEST or x != x or x in (float("inf"), float("-inf"))
 
 
 def _spread(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:

@@ -58,8 +58,9 @@ def redrawn(program: Program, case: Case, roles: Mapping[str, Role], generator: 
             continue
         value: Tensor = case[node]
         if role == "values":
-            size = float(value.detach().double().square().mean().sqrt()) or 1.0
-            drawn[node] = (torch.randn(value.shape, generator=generator, dtype=torch.float64) * size * scale).to(value)
+            size = float(value.detach().abs().double().square().mean().sqrt()) or 1.0
+            dtype = torch.complex128 if value.is_complex() else torch.float64
+            drawn[node] = (torch.randn(value.shape, generator=generator, dtype=dtype) * size * scale).to(value)
         else:
             drawn[node] = torch.randint(0, rows_read(program, node, value), value.shape, generator=generator).to(value)
     return drawn

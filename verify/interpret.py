@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused
-from verify.rules import RULES, integers
+from verify.rules import RULES, elementwise, integers, movement, norms, ring
 from verify.value import Agreement, Choice, Concrete, Field, Value, either, flat, is_value, mapped
 from verify.world import World
 
@@ -30,6 +30,10 @@ ASSERTIONS = (
     aten._assert_async.msg,
     aten.sym_constrain_range_for_size.default,
 )
+WRAPPING = (torch.int8, torch.uint8, torch.int16, torch.int32)
+ON_BITS = (aten.add.Tensor, aten.mul.Tensor)
+MOVED = frozenset(movement.TABLE)
+ARITHMETIC = frozenset((*ring.TABLE, *norms.TABLE, *elementwise.TABLE)) - frozenset(elementwise.TRUTH)
 READINGS = (aten.item.default, aten._local_scalar_dense.default, aten.nonzero.default, aten.is_nonzero.default)
 
 
@@ -85,6 +89,7 @@ class _Run:
 
     def node(self, node: fx.Node) -> Value:
         self.algebra.node, self.algebra.op = node.name, str(node.target)
+        self.algebra.out, self.algebra.among = _types(node)
         if node.op != "call_function":
             self.algebra.refuse(f"a {node.op} without a given value")
         read = lambda leaf: self.values[leaf.name] if isinstance(leaf, fx.Node) else leaf  # noqa: E731
@@ -111,7 +116,18 @@ class _Run:
             self.algebra.refuse("a number read from ids or from values")
         if op not in RULES:
             self.algebra.refuse("it has no rule")
+        self._admit(op, [v for v in values if not isinstance(v, Choice)], [*args, *kwargs.values()])
         return RULES[op](self.algebra, *args, **kwargs)
+
+    def _admit(self, op: Any, values: Sequence[Field | Concrete], arguments: Sequence[Any]) -> None:
+        """Refuses types whose arithmetic is none of numbers: complex ones, bits, and whole numbers that wrap."""
+        if self.algebra.out.is_complex or any(v.dtype.is_complex for v in values):
+            self.algebra.refuse("complex numbers have no place in the field")
+        if op in ARITHMETIC and (self.algebra.out in WRAPPING or (self.algebra.out == torch.bool and op not in ON_BITS)):
+            self.algebra.refuse(f"arithmetic of {self.algebra.out}")
+        narrow = [torch.iinfo(v.dtype) for v in values if v.dtype in WRAPPING]
+        if any(isinstance(x, int) and not (i.min <= x <= i.max) for i in narrow for x in arguments) and op not in MOVED:
+            self.algebra.refuse("a number outside the type of whole numbers that it meets")
 
     # The checker checks itself: residues and shapes after every op
 
@@ -161,6 +177,15 @@ class _Run:
             result = expression.subs(known)
             self.sizes[expression] = int(result) if result.is_number else found
         return self.sizes[expression]
+
+
+def _types(node: fx.Node) -> tuple[torch.dtype, torch.dtype]:
+    """The type of a node's result (the first, if several), and the float type that its numbers are read in."""
+    first = lambda v: v[0] if isinstance(v, (list, tuple)) and v else v  # noqa: E731
+    found = [first(n.meta.get("val")) for n in (node, *node.all_input_nodes)]
+    out, *operands = [v.dtype if isinstance(v, Tensor) else torch.float32 for v in found]
+    among = next((d for d in operands if d.is_floating_point), torch.float32)
+    return out, out if out.is_floating_point else among
 
 
 def _plain(op: Any, args: Any, kwargs: Any) -> Value:

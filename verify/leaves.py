@@ -20,7 +20,6 @@ from rewrite.program import Program
 from rewrite.records import Leaf
 from verify.roles import Role
 from verify.shadow import Case
-from verify.value import SOFTEST
 from verify.world import World, concrete
 
 
@@ -108,7 +107,7 @@ def _random(program: Program, leaf: Leaf, tensor: Tensor, traced: bool, exact_co
 
 def _masking(tensor: Tensor) -> bool:
     """True if some element is -inf or a smallest number: a mask, not a weight."""
-    return not bool(tensor.isfinite().all()) or any(bool((tensor == low).any()) for low in SOFTEST if tensor.numel())
+    return not bool(tensor.isfinite().all()) or bool((tensor == torch.finfo(tensor.dtype).min).any())
 
 
 def _input(name: str, value: Any, label: str, role: Role | None) -> LeafValue:

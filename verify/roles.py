@@ -32,7 +32,7 @@ def roles_of(program: Program, inputs: Mapping[str, Any], given: Mapping[str, st
             raise InputError(f"roles: expected inputs among {list(tensors)}, got {name!r}.{nearest(name, tensors)}")
         if role not in get_args(Role):
             raise InputError(f"roles[{name!r}]: expected one of {', '.join(get_args(Role))}, got {role!r}.")
-        if (role == "values") != tensors[name].is_floating_point() and role != "mask":
+        if (role == "values") != _continuous(tensors[name]) and role != "mask":
             raise InputError(
                 f"roles[{name!r}]: expected a role that fits {tensors[name].dtype}, got {role!r}. Use 'mask' to take it as it is."
             )
@@ -41,12 +41,18 @@ def roles_of(program: Program, inputs: Mapping[str, Any], given: Mapping[str, st
 
 def _by_dtype_and_name(name: str, tensor: Tensor) -> Role:
     masking = "mask" in name.lower() or "bias" in name.lower()
-    if tensor.is_floating_point():
+    if _continuous(tensor):
         return "mask" if masking and _only_masks(tensor) else "values"
     return "mask" if tensor.dtype == torch.bool or "mask" in name.lower() else "ids"
 
 
+def _continuous(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _only_masks(tensor: Tensor) -> bool:
     """True for a float tensor of zeros, ones, -inf and smallest numbers alone."""
+    if tensor.is_complex():
+        return False
     low = torch.finfo(tensor.dtype).min
     return not tensor.is_meta and bool(((tensor == 0) | (tensor == 1) | (tensor <= low)).all())

@@ -46,6 +46,7 @@ class Real:
         return a.double() @ b.double()
 
 
+SOFTEST = tuple(torch.finfo(d).min for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 TRUE: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
     for name in ("tanh", "erf", "exp", "exp2", "log", "log2", "log10", "rsqrt", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan",
@@ -57,6 +58,7 @@ WITH_NUMBER: dict[str, Callable[[Tensor, float], Tensor]] = {
     "fmod": torch.fmod,
     "remainder": torch.remainder,
 }
+WITH_TYPE: dict[str, Callable[[Tensor, torch.dtype], Tensor]] = dict.fromkeys(("trunc", "wrapped", "rounded"), lambda x, dtype: x.to(dtype))
 
 
 def true_function(name: str) -> Callable[..., Tensor]:
@@ -64,6 +66,8 @@ def true_function(name: str) -> Callable[..., Tensor]:
     if name in TRUE:
         return TRUE[name]
     kind, _, number = name.rpartition(" ")
+    if kind in WITH_TYPE:
+        return lambda x: WITH_TYPE[kind](x, getattr(torch, number.removeprefix("torch.")))
     return lambda x: WITH_NUMBER[kind](x, float(number))
 
 
@@ -73,6 +77,10 @@ class RealWorld(World):
     def __init__(self) -> None:
         super().__init__(bytes(16))
         self.math, self.count = Real(), 1  # type: ignore[assignment]
+
+    @staticmethod
+    def lowest(dtype: torch.dtype) -> tuple[float, ...]:
+        return SOFTEST
 
     def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False) -> Parts:
         return (true_function(name)(*(a.parts[0] for a in arguments)).double(),)

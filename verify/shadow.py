@@ -17,6 +17,7 @@ from rewrite.program import Program
 from rewrite.run import needed
 
 Case = dict[str, Any]  # input values by placeholder node name
+RMS_NORM = torch.ops.aten.rms_norm.default
 BIT_CASTS = (torch.ops.aten.view.dtype,)
 
 
@@ -100,5 +101,11 @@ def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torc
     def read(leaf: Any) -> Any:
         return values[leaf.name][case] if isinstance(leaf, fx.Node) else lifted(leaf, dtype)
 
-    args, kwargs = tree_map(read, (list(node.args), dict(node.kwargs)), is_leaf=lambda x: isinstance(x, fx.Node))
+    args, kwargs = tree_map(read, (list(node.args), _keywords(node)), is_leaf=lambda x: isinstance(x, fx.Node))
     return tree_map(lambda out: lifted(out, dtype), target(*args, **kwargs))
+
+
+def _keywords(node: fx.Node) -> dict[str, Any]:
+    """The keyword arguments, with the epsilon that an RMS norm takes from the type it was traced in written out."""
+    own = node.target is RMS_NORM and len(node.args) < 4 and node.kwargs.get("eps") is None
+    return {**node.kwargs, "eps": torch.finfo(node.meta["val"].dtype).eps} if own else dict(node.kwargs)

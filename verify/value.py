@@ -13,7 +13,14 @@ from verify.degree import FREE, Degree
 from verify.field import Parts
 from verify.oracle import Lanes
 
-SOFTEST = tuple(torch.finfo(d).min for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edge:
+    """What a truth value or sign of `gap` is worth away from gap = 0: `inner`. It holds for the value whose parts are `of`, none other."""
+
+    gap: Parts
+    inner: Parts
+    of: Parts
 
 
 @dataclass(slots=True, eq=False)
@@ -21,7 +28,8 @@ class Field:
     """Residues, one tensor per prime, and what lies beside them.
 
     `degree` bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
-    finite number of a float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
+    finite number of its float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
+    `edge` is known of truth values: a number that is zero wherever their gap is need not tell > from >=.
     """
 
     parts: Parts
@@ -30,6 +38,7 @@ class Field:
     soft: Tensor | None = None
     undefined: Tensor | None = None
     dtype: torch.dtype = torch.float32
+    edge: Edge | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -70,10 +79,14 @@ class Concrete:
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """Positions that depend on residues (topk, argmax), as weights over all positions: [..., size], each row of sum one."""
+    """Positions that depend on residues (topk, argmax), as weights over all positions: [..., size], each row of sum one.
+
+    Along `distinct`, if not None, no two positions are the same.
+    """
 
     weights: Field
     dtype: torch.dtype = torch.int64
+    distinct: int | None = None
 
     @property
     def shape(self) -> torch.Size:

@@ -72,6 +72,11 @@ class World:
         self.tally = Tally()
         self._kept: dict[tuple[str, tuple[int, ...]], Field] = {}
 
+    @staticmethod
+    def lowest(dtype: torch.dtype) -> tuple[float, ...]:
+        """The numbers of a float type that stand for "masked": its smallest finite one."""
+        return (torch.finfo(dtype).min,) if dtype.is_floating_point else ()
+
     # Random values
 
     def tensor(self, label: str, shape: Sequence[int]) -> Field:
@@ -128,9 +133,13 @@ class World:
         return self.oracles.draw("logsumexp", self.oracles.permuted("logsumexp row", row))
 
     def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
-        """A random function of (element, multiset of its row, rank), rank 0 the largest; -1 the smallest. Shapes: as `x`."""
-        state = self.row_state("rank", x, present, dim)
-        return self.oracles.draw(f"rank {rank}", state)
+        """A random function of (the row in its order, place, rank), rank 0 the largest; -1 the smallest. Shapes: as `x`."""
+        self.tally.call("rank", x.parts[0].numel(), x.degree.total)
+        place = torch.arange(x.shape[dim]).view([-1 if d == dim else 1 for d in range(len(x.shape))])
+        own = self.oracles.absorb("rank", self.oracles.state("rank", x.parts), self.oracles.integers("rank", place))
+        row = tuple((word if present is None else word * present).sum(dim, keepdim=True) for word in own)
+        here = x.parts[0].new_ones(x.shape, dtype=torch.bool) if present is None else present
+        return self.oracles.draw(f"rank {rank}", self.oracles.absorb("rank row", own, row, self.oracles.integers("rank", here)))
 
     def largest_row(self, x: Field, present: Tensor | None) -> Parts:
         """A random function of the set of values along the last dim: repeated ones count once. Shapes: `x` less its last dim."""

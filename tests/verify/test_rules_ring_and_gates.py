@@ -122,7 +122,7 @@ def test_every_rule_used_here_is_torchs_function(name: str) -> None:
         lambda x: F.conv2d(x[None, None], x[None, None, :2, :2], padding=1, stride=2),
         lambda x: F.group_norm(x[None].reshape(1, 4, 3), 2),
         lambda x: torch.linalg.vector_norm(x, dim=-1) + x.std(-1),
-        lambda x: ((x > 1) & (x < 2) | (x == x)) * x,
+        lambda x: ((x > 1) & (x < 2) | (x == 2)) * x,
         lambda x: torch.logsumexp(x, -1, keepdim=True) + F.log_softmax(x, -1),
     ],
 )  # fmt: skip

@@ -1,8 +1,9 @@
 """Elementwise functions: each known by the laws listed here and otherwise a random function.
 
 odd: tanh, erf, sin, atan, sign. sigmoid x = (1 + tanh(x/2)) / 2, so silu x = x sigmoid x. gelu by erf and by tanh are different
-functions. sqrt x rsqrt x = 1. Everything with a corner is a gate S(x) = (1 + sign x) / 2 times something linear: relu x = x S(x),
-max(x, y) = y + (x - y) S(x - y), and so are abs, clamp, min, where, leaky_relu and comparisons.
+functions. sqrt x rsqrt x = 1. What has a corner is |x| = x sign x and what is linear: relu x = (x + |x|) / 2,
+max(x, y) = y + relu(x - y), and so are clamp, min, leaky_relu. What jumps tells where its argument is zero, by an even function Z:
+x > y is (1 + sign(x - y) - Z(x - y)) / 2, x >= y has + Z, x == y is Z, and `where` is a sum that a truth value weighs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from verify.algebra import Algebra
 from verify.rules.ring import product
 from verify.rules.table import Rule, Table
-from verify.value import SOFTEST, Concrete, Field, Value, either
+from verify.value import Concrete, Field, Value, either
 
 aten = torch.ops.aten
 HALF = Fraction(1, 2)
@@ -61,13 +62,7 @@ def softplus(a: Algebra, x: Value, beta: float = 1, threshold: float = 20) -> Fi
     """log(1 + exp(beta x)) / beta, and x itself beyond the threshold."""
     steep = a.scale(a.field(x), beta)
     smooth = a.scale(a.oracle("log", a.add(a.oracle("exp", steep), 1)), 1 / Fraction(beta))
-    return a.where(a.step(a.sub(steep, threshold), 0), x, smooth)
-
-
-def relu(a: Algebra, x: Value) -> Field:
-    """x S(x)."""
-    x = a.plain(x)
-    return a.mul(x, a.step(x))
+    return a.where(a.above(steep, threshold), x, smooth)
 
 
 def clamp(a: Algebra, x: Value, low: Value = None, high: Value = None) -> Field:
@@ -83,20 +78,20 @@ def raised(a: Algebra, x: Value, low: Value) -> Field:
         low = low.data.item()
     if isinstance(low, float) and low == -math.inf:
         return x
-    if isinstance(low, float) and low in SOFTEST:
+    if a.lowest(low):
         return Field(x.parts, x.degree, None, either(x.hard, x.soft), x.undefined, x.dtype)
     return a.larger(x, low)
 
 
 def leaky(a: Algebra, x: Value, slope: float = 0.01) -> Field:
     """slope x + (1 - slope) relu x."""
-    return a.add(a.scale(a.plain(x), slope), a.scale(relu(a, x), 1 - Fraction(slope)))
+    return a.add(a.scale(a.plain(x), slope), a.scale(a.positive(x), 1 - Fraction(slope)))
 
 
 def elu(a: Algebra, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Field:
     """x above zero, alpha (exp x - 1) below, scaled."""
     below = a.scale(a.sub(a.oracle("exp", a.scale(a.plain(x), input_scale)), 1), alpha)
-    return a.scale(a.where(a.step(x), x, below), scale)
+    return a.scale(a.where(a.above(x, 0), x, below), scale)
 
 
 def hard_sigmoid(a: Algebra, x: Value) -> Field:
@@ -106,23 +101,28 @@ def hard_sigmoid(a: Algebra, x: Value) -> Field:
 
 def above(a: Algebra, x: Value, y: Value) -> Field:
     """x > y."""
-    return a.step(a.sub(x, y), 0)
+    return a.above(*_compared(a, x, y))
 
 
 def from_(a: Algebra, x: Value, y: Value) -> Field:
     """x >= y."""
-    return a.step(a.sub(x, y), 1)
+    return a.above(*_compared(a, x, y), or_equal=True)
 
 
 def equal(a: Algebra, x: Value, y: Value) -> Value:
-    """x == y: the tags themselves against -inf or a smallest finite number, else an even function of x - y."""
+    """x == y: the tags themselves against -inf or a smallest finite number, else whether the gap is zero."""
     x, y = a.field(x), a.field(y)
     if x.tagged or y.tagged:
         return _equal_tags(a, x, y)
-    gap = a.sub(x, y)
-    zero = torch.stack([part == 0 for part in gap.parts]).all(0)
-    value = a.oracle("equal", a.mul(gap, gap))
-    return Field(tuple(part.masked_fill(zero, 1.0) for part in value.parts), value.degree, None, None, value.undefined, value.dtype)
+    return a.is_zero(a.sub(*_compared(a, x, y)))
+
+
+def _compared(a: Algebra, x: Value, y: Value) -> tuple[Value, Value]:
+    """Both, refused where one value is compared with itself: only NaN can make a difference."""
+    alike = isinstance(x, Field) and isinstance(y, Field) and x.shape == y.shape and x.parts[0].numel() > 0
+    if alike and all(bool((s == t).all()) for s, t in zip(x.parts, y.parts, strict=True)):
+        a.refuse("a value compared with itself, which asks whether it is NaN")
+    return x, y
 
 
 def _equal_tags(a: Algebra, x: Field, y: Field) -> Concrete:
@@ -134,46 +134,60 @@ def _equal_tags(a: Algebra, x: Field, y: Field) -> Concrete:
     return Concrete(both[0] | both[1])
 
 
-def negated(a: Algebra, x: Value) -> Value:
+def negated(a: Algebra, x: Value) -> Field:
     """not x."""
-    return Concrete(~x.data) if isinstance(x, Concrete) and x.atom is None else a.sub(1, x)
+    return a.negated(a.truth(x))
 
 
-def whole_only(a: Algebra, x: Value, y: Value, f: Rule) -> Field:
-    """A truth table on values: both must be truth values."""
-    if any(not isinstance(v, (bool, int)) and v.dtype != torch.bool for v in (x, y)):
-        a.refuse("bits of whole numbers")
-    return f(a, x, y)
+def bitwise(f: Rule) -> Rule:
+    """The rule of an op on bits, which is one on truth values if its result is one."""
+    return lambda a, *x: f(a, *x) if a.out == torch.bool else a.refuse("bits of whole numbers")
 
 
 def both(a: Algebra, x: Value, y: Value) -> Field:
     """x and y."""
-    return whole_only(a, x, y, lambda a, x, y: a.mul(x, y))
+    return a.mul(a.truth(x), a.truth(y))
 
 
 def one_of(a: Algebra, x: Value, y: Value) -> Field:
     """x or y."""
-    return whole_only(a, x, y, lambda a, x, y: a.sub(a.add(x, y), a.mul(x, y)))
+    x, y = a.truth(x), a.truth(y)
+    return a.sub(a.add(x, y), a.mul(x, y))
 
 
 def unlike(a: Algebra, x: Value, y: Value) -> Field:
     """x exclusive-or y."""
-    return whole_only(a, x, y, lambda a, x, y: a.sub(a.add(x, y), a.scale(a.mul(x, y), 2)))
+    x, y = a.truth(x), a.truth(y)
+    return a.sub(a.add(x, y), a.scale(a.mul(x, y), 2))
 
 
-def tag_of(name: str) -> Rule:
-    """The rule of an op that asks for a tag."""
+def some_of(a: Algebra, x: Value, dim: int, keepdim: bool = False) -> Field:
+    """Whether one along dim is not zero."""
+    return a.negated(product(a, negated(a, x), dim, keepdim))
 
-    def rule(a: Algebra, x: Value) -> Concrete:
-        mask = getattr(a.field(x), name)
-        return Concrete(torch.zeros(x.shape, dtype=torch.bool) if mask is None else mask)
 
-    return rule
+def all_of(a: Algebra, x: Value, dim: int, keepdim: bool = False) -> Field:
+    """Whether none along dim is zero."""
+    return product(a, a.truth(x), dim, keepdim)
+
+
+def infinite(a: Algebra, x: Value) -> Concrete:
+    """Where -inf is among masked numbers. Asked of others, an exact value has no answer."""
+    x = a.field(x)
+    return a.refuse("it asks whether a value is infinite") if x.hard is None else Concrete(x.hard)
+
+
+def angle(a: Algebra, y: Value, x: Value) -> Field:
+    """The angle of (x, y), which at y = 0 depends on the sign of zero."""
+    y = a.plain(y)
+    if any(bool((part == 0).any()) for part in y.parts):
+        a.refuse("zero has a sign here")
+    return a.oracle("atan2", y, x)
 
 
 def masked_fill(a: Algebra, x: Value, mask: Value, value: Value) -> Field:
     """`value` where the mask holds, else x."""
-    return a.where(mask, value, x)
+    return a.where(mask, a.truth(value) if a.out == torch.bool else value, x)
 
 
 def where(a: Algebra, condition: Value, x: Value, y: Value) -> Field:
@@ -191,17 +205,35 @@ def _comparisons() -> Table:
     pairs |= {"eq": equal, "ne": lambda a, x, y: negated(a, equal(a, x, y))}
     for name, rule in pairs.items():
         table[getattr(aten, name).Tensor] = table[getattr(aten, name).Scalar] = rule
-    for rule, names in ((both, ("logical_and", "bitwise_and", "__and__")), (one_of, ("logical_or", "bitwise_or", "__or__"))):
-        for name in names:
-            table[getattr(getattr(aten, name), "default" if name.startswith("logical") else "Tensor")] = rule
+    for rule, names in ((both, ("and", "__and__")), (one_of, ("or", "__or__")), (unlike, ("xor", "__xor__"))):
+        table[getattr(aten, f"logical_{names[0]}").default] = rule
+        for name in (f"bitwise_{names[0]}", names[1]):
+            table[getattr(aten, name).Tensor] = bitwise(rule)
     return table
 
 
-TABLE: Table = {
-    **{getattr(aten, name).default: function(name, odd) for name, odd in (UNARY | ODD).items()},
+CHOOSING: Table = {
+    aten.where.self: where,
+    aten.where.ScalarOther: where,
+    aten.where.ScalarSelf: where,
+    aten.where.Scalar: where,
+    aten.masked_fill.Scalar: masked_fill,
+    aten.masked_fill.Tensor: masked_fill,
+}
+TRUTH: Table = {  # results are truth values, or one of the operands
     **_comparisons(),
-    aten.logical_xor.default: unlike,
-    aten.bitwise_xor.Tensor: unlike,
+    **CHOOSING,
+    aten.any.dim: some_of,
+    aten.all.dim: all_of,
+    aten.logical_not.default: negated,
+    aten.bitwise_not.default: bitwise(negated),
+    aten.isneginf.default: infinite,
+    aten.isinf.default: infinite,
+    aten.isnan.default: lambda a, x: a.refuse("it asks whether a value is NaN"),
+}
+TABLE: Table = {
+    **TRUTH,
+    **{getattr(aten, name).default: function(name, odd) for name, odd in (UNARY | ODD).items()},
     aten.exp.default: exp,
     aten.expm1.default: lambda a, x: a.sub(exp(a, x), 1),
     aten.erfc.default: lambda a, x: a.sub(1, a.oracle("erf", x, odd=True)),
@@ -216,15 +248,15 @@ TABLE: Table = {
     aten.mish.default: lambda a, x: a.mul(x, a.oracle("tanh", softplus(a, x), odd=True)),
     aten.gelu.default: gelu,
     aten.softplus.default: softplus,
-    aten.relu.default: relu,
+    aten.relu.default: lambda a, x: a.positive(x),
     aten.relu6.default: lambda a, x: clamp(a, x, 0, 6),
     aten.hardtanh.default: lambda a, x, low=-1, high=1: clamp(a, x, low, high),
     aten.hardsigmoid.default: hard_sigmoid,
     aten.hardswish.default: lambda a, x: a.mul(x, hard_sigmoid(a, x)),
     aten.leaky_relu.default: leaky,
     aten.elu.default: elu,
-    aten.threshold.default: lambda a, x, at, value: a.where(a.step(a.sub(x, at), 0), x, value),
-    aten.abs.default: lambda a, x: a.mul(x, a.sign(x)),
+    aten.threshold.default: lambda a, x, at, value: a.where(a.above(x, at), x, value),
+    aten.abs.default: lambda a, x: a.magnitude(x),
     aten.sign.default: lambda a, x: a.sign(x),
     aten.sgn.default: lambda a, x: a.sign(x),
     aten.maximum.default: lambda a, x, y: raised(a, x, y),
@@ -235,21 +267,8 @@ TABLE: Table = {
     aten.clamp.Tensor: clamp,
     aten.clamp_min.default: lambda a, x, low: clamp(a, x, low),
     aten.clamp_max.default: lambda a, x, high: clamp(a, x, None, high),
-    aten.atan2.default: lambda a, y, x: a.oracle("atan2", y, x),
+    aten.atan2.default: angle,
     aten.fmod.Scalar: lambda a, x, m: a.oracle(f"fmod {m!r}", x, odd=True),
     aten.remainder.Scalar: lambda a, x, m: a.oracle(f"remainder {m!r}", x),
-    aten.any.dim: lambda a, x, dim, keepdim=False: a.sub(1, product(a, a.sub(1, x), dim, keepdim)),
-    aten.all.dim: product,
-    aten.logical_not.default: negated,
-    aten.bitwise_not.default: negated,
-    aten.isneginf.default: tag_of("hard"),
-    aten.isinf.default: tag_of("hard"),
-    aten.isnan.default: tag_of("undefined"),
-    aten.where.self: where,
-    aten.where.ScalarOther: where,
-    aten.where.ScalarSelf: where,
-    aten.where.Scalar: where,
-    aten.masked_fill.Scalar: masked_fill,
-    aten.masked_fill.Tensor: masked_fill,
     aten.nan_to_num.default: lambda a, x, *_: a.refuse("undefined values made numbers"),
 }

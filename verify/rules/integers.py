@@ -16,8 +16,8 @@ from torch import Tensor
 from verify.algebra import Algebra, Refused
 from verify.oracle import Lanes
 from verify.rules import RULES
-from verify.rules.movement import MOVERS, SAME, SHAPES
-from verify.value import SOFTEST, Concrete, Field, Value, flat, mapped
+from verify.rules.movement import LIKES, MOVERS, SAME, SHAPES, holds
+from verify.value import Concrete, Field, Value, flat, mapped
 
 aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME))
@@ -32,10 +32,12 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return _several(a, op, args, kwargs, data)
     if op in MOVED or (op in READ_AT and _plain_positions(args)):
         return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
-    if data.dtype.is_floating_point and _extreme(data):
+    if op in LIKES:
+        return Concrete(data)
+    if data.dtype.is_floating_point and _extreme(a, data):
         a.steer(*(v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)))
         return Concrete(data)
-    if op in WIDENED and not data.dtype.is_floating_point and args[0].dtype != torch.bool and data.dtype != torch.bool:
+    if op in WIDENED and _holds(data.dtype, args[0].dtype):
         return Concrete(data, args[0].atom, args[0].shadow)
     return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
 
@@ -44,8 +46,13 @@ def _data(tree: Any) -> Any:
     return mapped(lambda v: v.data if isinstance(v, Concrete) else v, tree)
 
 
-def _extreme(data: Tensor) -> bool:
-    return bool(data.isinf().any()) or any(bool((data == low).any()) for low in SOFTEST)
+def _extreme(a: Algebra, data: Tensor) -> bool:
+    return bool(data.isinf().any()) or any(bool((data == low).any()) for low in a.world.lowest(data.dtype))
+
+
+def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
+    numbers = not dtype.is_floating_point and torch.bool not in (dtype, other)
+    return numbers and not dtype.is_complex and holds(dtype, other)
 
 
 def _plain_positions(args: tuple[Any, ...]) -> bool:

@@ -28,7 +28,10 @@ def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Valu
     degree = fields[0].degree
     for v in fields[1:]:
         degree = degree.plus(v.degree)
-    build = lambda parts, masks: Field(tuple(parts), degree, **{m: some(t) for m, t in masks.items()}, dtype=fields[0].dtype)  # noqa: E731
+    mark = lambda masks, m: some(masks[m]) if m in masks else None  # noqa: E731
+    build = lambda parts, masks: Field(  # noqa: E731
+        tuple(parts), degree, mark(masks, "hard"), mark(masks, "soft"), mark(masks, "undefined"), fields[0].dtype
+    )
     if isinstance(parts[0], Tensor):
         return build(parts, masks)
     return tuple(build([p[j] for p in parts], {m: t[j] for m, t in masks.items()}) for j in range(len(parts[0])))
@@ -52,8 +55,15 @@ def _moved_choice(a: Algebra, op: Callable[..., Any], x: Value, *args: Any, **kw
 
 
 def mover(op: Callable[..., Any]) -> Rule:
-    """The rule of an op that only moves elements."""
-    return lambda a, *args, **kwargs: moved(a, op, *args, **kwargs)
+    """The rule of an op that only moves elements; numbers that become whole on the way are cast."""
+
+    def rule(a: Algebra, *args: Any, **kwargs: Any) -> Value:
+        joined = lambda v: cast(a, v, a.out) if isinstance(v, (Field, Concrete)) and v.dtype.is_floating_point else v  # noqa: E731
+        if not a.out.is_floating_point:
+            args, kwargs = mapped(joined, (args, kwargs))
+        return moved(a, op, *args, **kwargs)
+
+    return rule
 
 
 def same(a: Algebra, x: Value, *_: Any, **__: Any) -> Value:
@@ -67,16 +77,39 @@ def dropout(a: Algebra, x: Value, p: float, train: bool) -> Value:
 
 
 def cast(a: Algebra, x: Value, dtype: torch.dtype | None = None, *_: Any, **__: Any) -> Value:
-    """The value itself among floats (a shorter type is noted); a float made whole is a function of it."""
-    if isinstance(x, Choice) or dtype is None or dtype == (x := a.field(x)).dtype:
+    """The value itself in a type that holds it (a shorter float type is noted), else a function of it."""
+    if isinstance(x, Choice):
+        return x if dtype in (None, torch.int64, torch.int32) else a.refuse("chosen positions read as other numbers")
+    x = a.field(x)
+    if dtype is None or dtype == x.dtype:
         return x
     if dtype == torch.bool:
-        return a.refuse("a number read as a truth value")
-    if x.dtype.is_floating_point and not dtype.is_floating_point:
-        return a.oracle("trunc", x, odd=True)
+        return a.truth(x)
+    if dtype.is_complex:
+        return a.refuse("complex numbers have no place in the field")
+    if not dtype.is_floating_point:
+        return _whole(a, x, dtype)
+    if not x.dtype.is_floating_point and x.dtype != torch.bool and torch.finfo(dtype).bits < 32:
+        return replace(a.oracle(f"rounded {dtype}", x), dtype=dtype)
     if x.dtype.is_floating_point and torch.finfo(dtype).bits < torch.finfo(x.dtype).bits:
         a.world.tally.note(a.world.tally.narrowings, a.node)
     return replace(x, dtype=dtype)
+
+
+def _whole(a: Algebra, x: Field, dtype: torch.dtype) -> Field:
+    if x.dtype == torch.bool or (not x.dtype.is_floating_point and holds(dtype, x.dtype)):
+        return replace(x, dtype=dtype)
+    if not x.dtype.is_floating_point:
+        out = a.oracle(f"wrapped {dtype}", x)
+    else:
+        out = a.oracle("trunc", x, odd=True) if dtype == torch.int64 else a.oracle(f"trunc {dtype}", x)
+    return replace(out, dtype=dtype)
+
+
+def holds(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """True if every number of the other type of whole numbers is one of this type."""
+    wide, narrow = torch.iinfo(dtype), torch.iinfo(other)
+    return wide.min <= narrow.min and wide.max >= narrow.max
 
 
 def to_copy(a: Algebra, x: Value, *, dtype: torch.dtype | None = None, **_: Any) -> Value:
@@ -90,8 +123,8 @@ def padded(a: Algebra, x: Value, pad: Sequence[int], value: float = 0) -> Field:
     put = lambda t, fill: aten.constant_pad_nd(t, pad, fill)  # noqa: E731
     x = a.field(x)
     parts = tuple(put(part.double(), float(fill)) for part, fill in zip(x.parts, border.parts, strict=True))
-    marks = {m: _padded_mask(x, border, m, put) for m in ("hard", "soft", "undefined")}
-    return Field(parts, x.degree, **marks, dtype=x.dtype)
+    mark = lambda name: _padded_mask(x, border, name, put)  # noqa: E731
+    return Field(parts, x.degree, mark("hard"), mark("soft"), mark("undefined"), x.dtype)
 
 
 def _padded_mask(x: Field, border: Field, name: str, put: Callable[[Tensor, Any], Tensor]) -> Tensor | None:
@@ -128,7 +161,7 @@ def blank(op: Callable[..., Tensor]) -> Rule:
     return rule
 
 
-def viewed(a: Algebra, x: Value, shape: Sequence[int]) -> Value:
+def viewed(a: Algebra, x: Value, shape: Sequence[int], *_: Any) -> Value:
     """view and reshape: strides have no meaning here."""
     return moved(a, lambda t: t.reshape(shape), x)
 
@@ -169,7 +202,9 @@ TABLE: Table = {
     aten.type_as.default: lambda a, x, y: cast(a, x, y.dtype),
     aten.expand_as.default: lambda a, x, y: moved(a, lambda t: t.expand(y.shape), x),
     aten.view_as.default: lambda a, x, y: viewed(a, x, y.shape),
-    aten.copy.default: lambda a, x, y, _=False: moved(a, lambda t: t.expand(x.shape), y),
+    aten.copy.default: lambda a, x, y, _=False: moved(a, lambda t: t.expand(x.shape), cast(a, y, x.dtype)),
+    aten.fill.Scalar: lambda a, x, value: like(aten.full_like.default)(a, x, value),
+    aten.fill.Tensor: lambda a, x, value: moved(a, lambda t: t.expand(x.shape), cast(a, value, x.dtype)),
     aten.constant_pad_nd.default: padded,
     aten.pad.default: pad,
 }

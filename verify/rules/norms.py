@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from verify.algebra import Algebra
+from verify.rules.movement import cast
 from verify.rules.table import Table
 from verify.value import Field, Value
 
@@ -89,7 +90,7 @@ def vector_norm(
     a: Algebra, x: Value, ord: float = 2, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Field:
     """The Euclidean norm: the square root of the sum of squares."""
-    x = a.field(x)
+    x = cast(a, x, dtype)
     if ord != 2:
         a.refuse(f"a vector norm of order {ord}")
     return a.inverse(a.oracle("rsqrt", a.sum(a.mul(x, x), tuple(dims or ()), keepdim)))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from verify.algebra import Algebra
-from verify.rules.movement import moved
+from verify.rules.movement import cast, moved
 from verify.rules.table import Table, axes
 from verify.value import Field, Value
 
@@ -23,7 +23,9 @@ def scaled(a: Algebra, x: Value, alpha: float) -> Value:
 
 
 def add(a: Algebra, x: Value, y: Value, *, alpha: float = 1) -> Field:
-    """x + alpha y."""
+    """x + alpha y; of truth values, one of both."""
+    if a.out == torch.bool:
+        return a.sub(a.add(x, y), a.mul(x, y))
     return a.add(x, scaled(a, y, alpha))
 
 
@@ -112,20 +114,26 @@ def _reduced(a: Algebra, x: Field, equation: str) -> Field:
 
 def total(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Field:
     """The sum over dims."""
-    x = a.field(x)
+    x = cast(a, x, dtype)
     return a.sum(x, axes(dims, len(x.shape)), keepdim)
 
 
 def mean(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Field:
-    """The mean over dims."""
-    x = a.field(x)
+    """The mean over dims; of none, undefined."""
+    x = cast(a, x, dtype)
+    if not x.parts[0].numel():
+        a.refuse("the mean of nothing")
     return a.mean(x, axes(dims, len(x.shape)), keepdim)
 
 
 def product(a: Algebra, x: Value, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Field:
     """The product along dim, of halves until one is left."""
-    x = a.plain(x)
-    dim %= max(1, len(x.shape))
+    x = a.plain(cast(a, x, dtype))
+    if not x.shape:
+        return x
+    dim %= len(x.shape)
+    if not x.shape[dim]:
+        a.refuse("the product of nothing")
     while (size := x.shape[dim]) > 1:
         half = size // 2
         pair = a.mul(x.each(lambda t: t.narrow(dim, 0, half)), x.each(lambda t: t.narrow(dim, half, half)))  # noqa: B023
@@ -135,7 +143,7 @@ def product(a: Algebra, x: Value, dim: int, keepdim: bool = False, *, dtype: Any
 
 def cumsum(a: Algebra, x: Value, dim: int, *, dtype: Any = None) -> Field:
     """Running sums along dim."""
-    x = a.plain(x)
+    x = a.plain(cast(a, x, dtype))
     parts = tuple(a.math.tidy(i, part.double().cumsum(dim)) for i, part in enumerate(x.parts))
     undefined = None if x.undefined is None else x.undefined.double().cumsum(dim) > 0
     length = x.shape[dim] if x.shape else 1
@@ -144,8 +152,8 @@ def cumsum(a: Algebra, x: Value, dim: int, *, dtype: Any = None) -> Field:
 
 def difference(a: Algebra, x: Value, n: int = 1, dim: int = -1, prepend: Value = None, append: Value = None) -> Field:
     """Differences of neighbours along dim."""
-    if n != 1:
-        a.refuse("diff of a higher order")
+    if n != 1 or a.out == torch.bool:
+        a.refuse("diff of a higher order, or of truth values")
     joined = moved(a, torch.cat, [p for p in (prepend, x, append) if p is not None], dim)
     size = joined.shape[dim]
     return a.sub(joined.each(lambda t: t.narrow(dim, 1, size - 1)), joined.each(lambda t: t.narrow(dim, 0, size - 1)))
@@ -156,6 +164,8 @@ def variance(a: Algebra, x: Value, dims: Any = None, *, correction: float | None
     x = a.field(x)
     over = axes(dims, len(x.shape))
     count = math.prod(x.shape[d] for d in over)
+    if count == (1 if correction is None else correction):
+        a.refuse("the variance of too few")
     centred = a.sub(x, a.mean(x, over, keepdim=True))
     return a.scale(a.sum(a.mul(centred, centred), over, keepdim), 1 / (Fraction(count) - Fraction(1 if correction is None else correction)))
 

@@ -8,6 +8,7 @@ s_i = R_i + (1 - sum R) / n. Masked elements are absent; a row of smallest finit
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from verify.algebra import Algebra
 from verify.degree import FREE
 from verify.rules.movement import moved
-from verify.rules.table import Table
+from verify.rules.table import Table, axes
 from verify.value import Concrete, Field, Value, either, some
 
 aten = torch.ops.aten
@@ -47,7 +48,9 @@ def row_shift(a: Algebra, x: Field, present: Tensor | None, dim: int) -> tuple[F
 def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
     """The softmax along dim."""
     x = a.field(x)
-    dim %= max(1, len(x.shape))
+    if not x.shape:
+        return softmax(a, x.each(lambda t: t.reshape(1)), 0).each(lambda t: t.reshape(()))
+    dim %= len(x.shape)
     present, uniform, nothing = presence(x, dim)
     if uniform is not None or nothing is not None:
         flat_rows = either(uniform, nothing)
@@ -75,12 +78,18 @@ def normalised(a: Algebra, drawn: tuple[Tensor, ...], present: Tensor | None, co
 def logsumexp(a: Algebra, x: Value, dims: Any, keepdim: bool = False) -> Field:
     """mean x + L(row): a shift of the row shifts it, the rest is a function of the multiset of t."""
     x = a.plain(x)
-    (dim,) = (dims,) if isinstance(dims, int) else dims
-    shifted, _ = row_shift(a, x, None, dim % len(x.shape))
-    state = a.world.logsumexp_row(shifted, dim % len(x.shape))
-    row = Field(state, FREE, None, None, None, x.dtype)
-    out = a.add(a.mean(x, (dim % len(x.shape),), keepdim=True), row)
-    return out if keepdim else out.each(lambda t: t.squeeze(dim))
+    lined, shape = lines(x, axes(dims, len(x.shape)))
+    shifted, _ = row_shift(a, lined, None, -1 % len(lined.shape))
+    row = Field(a.world.logsumexp_row(shifted, -1 % len(lined.shape)), FREE, None, None, None, x.dtype)
+    out = a.add(a.mean(lined, (-1 % len(lined.shape),), keepdim=True), row)
+    return out.each(lambda t: t.reshape(shape if keepdim else lined.shape[:-1]))
+
+
+def lines(x: Field, dims: Sequence[int]) -> tuple[Field, list[int]]:
+    """`x` with `dims` flattened into one last dim, and the shape that a result has which keeps them at size 1."""
+    kept = [d for d in range(len(x.shape)) if d not in dims]
+    lined = x.each(lambda t: t.permute([*kept, *dims]).reshape([*(t.shape[d] for d in kept), -1]))
+    return lined, [1 if d in dims else n for d, n in enumerate(x.shape)]
 
 
 def log_softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:

@@ -2,7 +2,8 @@
 
 A table W read by an id is sum_k w_k(id) W_k with random weights of sum one: linear in the one-hot vector, so what holds for all
 weights holds for every id, and every row is exercised. topk and argmax likewise choose by weights that are random functions of
-(element, multiset of its row, rank); values are the weighted sums, so a value equals what its position gathers.
+(the row in its order, place, rank), since ties are told by position; values are the weighted sums, so a value equals what its
+position gathers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from verify.algebra import Algebra
 from verify.degree import FREE
 from verify.rules.movement import moved
-from verify.rules.rows import normalised, presence
+from verify.rules.rows import lines, normalised, presence
 from verify.rules.table import Table, axes
 from verify.value import Choice, Concrete, Field, Value, is_value
 
@@ -104,6 +105,8 @@ def scatter(a: Algebra, x: Value, dim: int, at: Value, source: Value, **_: Any) 
         filled = source.each(lambda t: t.expand(at.shape))
         return moved(a, lambda t, s: t.scatter(dim, plain(a, at), s.to(t.dtype)), x, filled)
     dim %= len(x.shape)
+    if not isinstance(at, Choice) or at.distinct != dim:
+        a.refuse("it writes at positions that may be the same")
     w = weights(a, at, x.shape[dim]).each(lambda t: t.movedim(dim, -2))
     written = a.sum(a.mul(w, source.each(lambda t: t.expand(at.shape).movedim(dim, -1).unsqueeze(-1))), (-2 % len(w.shape),))
     kept = a.sub(1, a.sum(w, (-2 % len(w.shape),)))
@@ -132,9 +135,6 @@ def index_add(a: Algebra, x: Value, dim: int, at: Value, source: Value, *, alpha
 
 def rank_weights(a: Algebra, x: Field, dim: int, rank: int) -> Field:
     """The weights that choose the element of one rank (0 the largest) along dim. Shapes: as `x`."""
-    if x.shape[dim] == 2 and not x.tagged:
-        gap = a.sub(x, x.each(lambda t: t.flip(dim)))
-        return a.step(gap if rank == 0 else a.neg(gap))
     present, uniform, nothing = presence(x, dim)
     if uniform is not None or nothing is not None:
         a.refuse("a choice among masked elements only")
@@ -147,7 +147,10 @@ def rank_weights(a: Algebra, x: Field, dim: int, rank: int) -> Field:
 def topk(a: Algebra, x: Value, k: int, dim: int = -1, largest: bool = True, ordered: bool = True) -> tuple[Field, Choice]:
     """The k largest elements along dim and their positions."""
     x = a.field(x)
-    dim %= max(1, len(x.shape))
+    if not x.shape:
+        values, at = topk(a, x.each(lambda t: t.reshape(1)), k)
+        return values.each(lambda t: t.reshape(())), Choice(at.weights.each(lambda t: t.reshape(1)))
+    dim %= len(x.shape)
     size = x.shape[dim]
     present, _, _ = presence(x, dim)
     if present is not None and (not largest or int(present.sum(dim).min()) < k):
@@ -156,12 +159,12 @@ def topk(a: Algebra, x: Value, k: int, dim: int = -1, largest: bool = True, orde
     stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank).each(lambda t: t.movedim(dim, -1)) for rank in ranks], -2)
     finite = Field(x.parts, x.degree, None, None, x.undefined, x.dtype)  # masked elements have weight zero
     values = a.matmul(stacked, finite.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))).each(lambda t: t.squeeze(-1).movedim(-1, dim))
-    return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)))
+    return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)), distinct=dim)
 
 
 def sort(a: Algebra, x: Value, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Field, Choice]:
     """All elements along dim in order, and their positions."""
-    return topk(a, x, x.shape[dim], dim, largest=descending)
+    return topk(a, x, x.shape[dim] if x.shape else 1, dim, largest=descending)
 
 
 def stable_sort(a: Algebra, x: Value, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Field, Choice]:
@@ -171,8 +174,14 @@ def stable_sort(a: Algebra, x: Value, *, stable: bool | None = None, dim: int = 
 
 def extreme(a: Algebra, x: Value, dim: int, keepdim: bool, largest: bool) -> tuple[Field, Choice]:
     """The largest (or smallest) element along dim and its position."""
+    x = a.field(x)
     values, at = topk(a, x, 1, dim, largest)
-    dim %= max(1, len(x.shape))
+    if not x.shape:
+        return values, at
+    dim %= len(x.shape)
+    if x.shape[dim] == 2 and not x.tagged:  # a gate, as for `maximum`
+        pair = (x.each(lambda t: t.narrow(dim, 0, 1)), x.each(lambda t: t.narrow(dim, 1, 1)))
+        values = a.larger(*pair) if largest else a.smaller(*pair)
     return (values, at) if keepdim else (values.each(lambda t: t.squeeze(dim)), Choice(at.weights.each(lambda t: t.squeeze(dim))))
 
 
@@ -189,11 +198,9 @@ def argmin(a: Algebra, x: Value, dim: int | None = None, keepdim: bool = False) 
 def amax(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False) -> Field:
     """The largest element: of two a gate, of more a random function of the *set* of a row's values."""
     x = a.field(x)
-    over = axes(dims, len(x.shape))
-    kept = [d for d in range(len(x.shape)) if d not in over]
-    lined = x.each(lambda t: t.permute(*kept, *over).reshape(*(t.shape[d] for d in kept), -1))
+    lined, shape = lines(x, axes(dims, len(x.shape)))
     out = _row_amax(a, lined)
-    return out.each(lambda t: t.reshape([1 if d in over else n for d, n in enumerate(x.shape)])) if keepdim else out
+    return out.each(lambda t: t.reshape(shape)) if keepdim else out
 
 
 def _row_amax(a: Algebra, x: Field) -> Field:
