@@ -25,7 +25,12 @@ def _nonzero(y: Tensor, *, d: Tensor) -> Skip | None:
     value = getattr(d, "value", d)
     if value.dim() != 1 or value.shape[0] != y.shape[-1]:
         return Skip(f"d has shape {list(value.shape)}, the site's last axis is {y.shape[-1]}")
-    return None if value.is_meta or value.any() else Skip("d is zero")
+    if value.is_meta:
+        return None
+    if not value.any():
+        return Skip("d is zero")
+    length = value.to(y.dtype) @ value.to(y.dtype)
+    return None if length.isfinite() and length > 0 else Skip(f"d @ d is {length.item():g} in {y.dtype}: scale d")
 
 
 @direction.claim("the rest has no component along d")

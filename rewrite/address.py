@@ -71,14 +71,14 @@ def find(glob: str, sites: Mapping[str, Site]) -> list[Site]:
 
 
 def indices(text: str, size: int, what: str) -> list[int]:
-    """The members that `text` (`3`, `-1`, `1,4`, `0:6:2`, `:`) picks out of `size`.
+    """The members that `text` (`3`, `-1`, `1,4`, `0:6:2`, `:`) picks out of `size`, each once.
 
-    Raises: SiteError when it is no index or out of range.
+    Raises: SiteError when it is no index, out of range, or picks none.
     """
     picked: list[int] = []
     for piece in text.split(","):
-        bounds = piece.strip().split(":")
-        if not all(re.fullmatch(r"-?\d*", bound) for bound in bounds) or bounds == [""] or len(bounds) > 3:
+        bounds = [bound.strip() for bound in piece.split(":")]
+        if not _is_index(bounds) or bounds[2:] == ["0"]:
             raise SiteError(f"{what}: expected an index such as 3, 1,4 or 0:6, got {text!r}. Members are numbered from 0 to {size - 1}.")
         if len(bounds) > 1:
             picked += range(*slice(*(int(b) if b else None for b in bounds)).indices(size))
@@ -86,7 +86,14 @@ def indices(text: str, size: int, what: str) -> list[int]:
         if not -size <= int(bounds[0]) < size:
             raise SiteError(f"{what}: expected a member from 0 to {size - 1}, got {bounds[0]}. Negative ones count from the end.")
         picked.append(int(bounds[0]) % size)
-    return picked
+    if not picked:
+        raise SiteError(f"{what}: expected at least one member, got none in {text!r}. Members are numbered from 0 to {size - 1}.")
+    return list(dict.fromkeys(picked))
+
+
+def _is_index(bounds: list[str]) -> bool:
+    """True for one number, or up to three of a slice."""
+    return all(re.fullmatch(r"(-?\d+)?", bound) for bound in bounds) and bounds != [""] and len(bounds) <= 3
 
 
 def slices(text: str, what: str) -> tuple[slice | int, ...]:
@@ -96,8 +103,8 @@ def slices(text: str, what: str) -> tuple[slice | int, ...]:
     """
     parts: list[slice | int] = []
     for piece in text.split(","):
-        bounds = piece.strip().split(":")
-        if not all(re.fullmatch(r"-?\d*", bound.strip()) for bound in bounds) or bounds == [""] or len(bounds) > 3:
-            raise SiteError(f"{what}: expected slices such as [:, 1], got [{text}]. Write one entry per axis.")
-        parts.append(int(bounds[0]) if len(bounds) == 1 else slice(*(int(b) if b.strip() else None for b in bounds)))
+        bounds = [bound.strip() for bound in piece.split(":")]
+        if not _is_index(bounds) or bounds[2:] == ["0"] or "-" in "".join(bounds[2:]):
+            raise SiteError(f"{what}: expected slices such as [:, 1], forward ones, got [{text}]. Write one entry per axis.")
+        parts.append(int(bounds[0]) if len(bounds) == 1 else slice(*(int(b) if b else None for b in bounds)))
     return tuple(parts)

@@ -33,9 +33,8 @@ def apply(program: Program, passes: Sequence[Bound]) -> Program:
     splicer, cache = Splicer(program), {}
     for bound in passes:
         if not isinstance(bound, Bound):
-            raise PassError(
-                f"apply: expected passes such as direction.at(address, d=d), got {type(bound).__name__}. Bind the law with .at."
-            )
+            advice = "Unpack it: apply(*passes)." if isinstance(bound, list | tuple) else "Bind the law with .at."
+            raise PassError(f"apply: expected passes such as direction.at(address, d=d), got {type(bound).__name__}. {advice}")
         applied: list[str] = []
         skipped: dict[str, str] = {}
         for address in addresses(splicer, bound):

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sympy
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from rewrite.errors import PassError, SiteError
-from rewrite.law import Law
+from rewrite.errors import PassError, SiteError, TautomerError
+from rewrite.law import Free, Law
 from rewrite.ops import Match, Operand
 from rewrite.ops import match as find_op
 from rewrite.records import Site
@@ -70,6 +71,7 @@ class Arguments:
     real: dict[str, Any] = field(default_factory=dict)  # keywords as given, for guards
     whole: fx.Node | None = None  # the value to split, if the site was split since its op wrote it
     scope: tuple[str, ...] | None = None  # where the new code belongs, if it takes the place of an op
+    inside: dict[fx.Node, str] = field(default_factory=dict)  # the module's inputs among `inputs`, and the tag of what reads them as such
     key: list[Any] = field(default_factory=list)  # what, besides the inputs' shapes, the captured graph depends on
 
     def rebuild(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -110,12 +112,42 @@ def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], la
         arguments = law.preparation(view, arguments)
     for name, value in arguments.items():
         if name not in law.callables and callable(value) and not isinstance(value, nn.Module | Weight | sympy.Basic | Tensor):
-            value = value(view)
+            value = _called(value, view, f"{label}.{name}")
             if isinstance(value, Skip):
                 return value
+        if name in law.tensors:
+            value = _as_tensor(value, splicer, node, f"{label}.{name}")
         found.real[name] = value
         found.keyword[name] = transport(splicer, found, value, f"{label}.{name}")
     return found
+
+
+def _called(function: Callable[..., Any], view: SiteView, what: str) -> Any:
+    try:
+        return function(view)
+    except TautomerError:
+        raise
+    except Exception as error:
+        raise PassError(f"{what}: expected a function of the site, got one that fails: {type(error).__name__}: {error}") from error
+
+
+def _as_tensor(value: Any, splicer: Splicer, site: fx.Node, what: str) -> Any:
+    """An argument that the law takes as a tensor: numbers in a list or array are made one, in the site's type."""
+    like = site.meta["val"]
+    if isinstance(value, list | tuple | np.ndarray):
+        try:
+            value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PassError(f"{what}: expected numbers in rows of one length, got others ({error}). Give a tensor.") from error
+    if isinstance(value, Weight | Free | nn.Module):
+        return value
+    if not isinstance(value, Tensor):
+        raise PassError(f"{what}: expected a tensor, got {type(value).__name__}. Give its numbers as a tensor or list.")
+    if splicer.is_leaf(value):
+        return value
+    if value.is_floating_point() and not value.is_meta and not bool(value.isfinite().all()):
+        raise PassError(f"{what}: expected finite numbers, got inf or nan. They would spoil every term.")
+    return value.to(like.dtype) if value.is_floating_point() and like.is_floating_point() else value
 
 
 def _canonical(splicer: Splicer, found: Arguments, value: Any) -> Rebuild:
@@ -131,7 +163,11 @@ def _value_named(splicer: Splicer, found: Arguments, site: Site, name: str, *, f
     module = module_of(site.address)
     for address in (f"{module}@in:{name}", f"{module}@in"):
         if address in splicer.sites and (name == "x" or address.endswith(f":{name}")):
-            return found.add(splicer.nodes[splicer.sites[address].node])
+            read = splicer.sites[address]
+            node = splicer.nodes[read.node]
+            if read.scope is not None and read.node != site.node:
+                found.inside[node] = read.scope
+            return found.add(node)
     inputs = [a.partition("@in:")[2] for a in splicer.sites if a.startswith(f"{module}@in:")]
     raise SiteError(f"{site.address}: expected a module input called {name!r}, got {inputs or 'none'}. Use x for the first tensor.")
 

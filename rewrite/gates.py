@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,15 +18,17 @@ if TYPE_CHECKING:
     from rewrite.program import Program
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Gate:
     """One gate, or the entries of some members: read `.g`, `.h`, `.r`; assign numbers or tensors, no retracing.
 
     g = 0 removes the term, (g, h) = (0, 1) puts r in its place, (1, a) adds a * r. r of a family lives in coordinate space.
+    `shape` is that of the gated value, with None for sizes that are free.
     """
 
     tensors: dict[str, Tensor]
     record: GateRecord
+    shape: tuple[int | None, ...]
     members: tuple[int, ...] | None = None
 
     def _get(self, leaf: str) -> Tensor:
@@ -35,7 +38,7 @@ class Gate:
     def _set(self, which: str, leaf: str, value: Any) -> None:
         old = self.tensors[leaf]
         where = f"gate {self.record.address!r}.{which}"
-        new = value if isinstance(value, Tensor) else torch.tensor(value, dtype=old.dtype, device=old.device)
+        new = _as_tensor(where, value, old)
         if new.dtype != old.dtype:
             raise InputError(f"{where}: expected {old.dtype}, got {new.dtype}. Convert it.")
         if self.members is not None:
@@ -44,10 +47,13 @@ class Gate:
                     f"{where}: expected the reference of the whole family, got one for a member. Set it on {self.record.address!r}."
                 )
             filled = old.clone()
-            filled[list(self.members)] = new
+            filled[list(self.members)] = _vector(where, new, len(self.members))
             new = filled
         elif self.record.size is not None and which != "r":
             new = _vector(where, new, self.record.size)
+        elif not _broadcasts(new, self.shape):
+            sizes = ["*" if size is None else size for size in self.shape]
+            raise InputError(f"{where}: expected a number, or a tensor that broadcasts to {sizes}, got shape {list(new.shape)}.")
         if not bool(torch.isfinite(new).all()):
             raise InputError(f"{where}: expected finite numbers, got inf or nan. They would spoil the sum even behind a gate of 0.")
         self.tensors[leaf] = new.to(old.device)
@@ -92,10 +98,34 @@ class Gate:
             self.tensors[leaf] = torch.full(shape, value, dtype=old.dtype, device=old.device)
 
     def __repr__(self) -> str:
-        def short(value: Tensor) -> str:
-            return f"{value.item():g}" if value.dim() == 0 else f"tensor{list(value.shape)}"
+        return f"Gate({self.record.address!r}, {self.numbers})"
 
-        return f"Gate({self.record.address!r}, g={short(self.g)}, h={short(self.h)}, r={short(self.r)})"
+    @property
+    def numbers(self) -> str:
+        """What g, h and r are, in short."""
+        return ", ".join(f"{name}={number_text(value)}" for name, value in (("g", self.g), ("h", self.h), ("r", self.r)))
+
+
+def number_text(value: Tensor) -> str:
+    """The shortest text of a single number that reads back as it, else the tensor's shape."""
+    if value.numel() != 1:
+        return f"tensor{list(value.shape)}"
+    return np.format_float_positional(np.float64(value.item()) if value.dtype == torch.float64 else np.float32(value.item()), trim="-")
+
+
+def _as_tensor(where: str, value: Any, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.tensor(value, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{where}: expected a number or tensor, got {type(value).__name__}. 1 leaves a value, 0 removes it.") from None
+
+
+def _broadcasts(value: Tensor, shape: tuple[int | None, ...]) -> bool:
+    """True if the value broadcasts to the shape without making it larger."""
+    pairs = zip(reversed(value.shape), reversed(shape), strict=False)
+    return value.dim() <= len(shape) and all(size in (1, given) or given is None for size, given in pairs)
 
 
 def _vector(where: str, value: Tensor, size: int) -> Tensor:
@@ -115,13 +145,26 @@ class Gates(Mapping[str, Gate]):
     def __getitem__(self, address: str) -> Gate:
         records = self._program.gate_records
         if address in records:
-            return Gate(self._program.tensors, records[address])
+            return self._gate(records[address])
         parsed = parse(address) if "->" not in address else None
         record = records.get(parsed.site) if parsed else None
+        if parsed and (parsed.act or parsed.slice is not None):
+            raise SiteError(f"gate {address!r}: expected a site, family or member, got a part of one. Set entries of {parsed.site!r}.")
         if parsed and record and parsed.member and record.size is not None:
-            return Gate(self._program.tensors, record, tuple(indices(parsed.member, record.size, address)))
+            return self._gate(record, tuple(indices(parsed.member, record.size, address)))
         advice = nearest(address, records) or (" Apply gates.at(address) first." if address in self._program.sites_by_address else "")
         raise SiteError(f"no gate at {address!r} among {len(records)}.{advice}")
+
+    def _gate(self, record: GateRecord, members: tuple[int, ...] | None = None) -> Gate:
+        program = self._program
+        family = program.families.get(record.address) if record.size is not None else None
+        gated = family.operands[family.act] if family else program.sites_by_address[record.address].node
+        shape = tuple(size if isinstance(size, int) else None for size in program.nodes[gated].meta["val"].shape)
+        return Gate(program.tensors, record, shape, members)
+
+    def __repr__(self) -> str:
+        rows = [f"{address}  {self[address].numbers}" for address in self]
+        return "\n".join(rows) if rows else "no gates: program.apply(gates.at(address))"
 
     def __contains__(self, address: object) -> bool:
         return address in self._program.gate_records

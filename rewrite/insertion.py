@@ -55,6 +55,7 @@ class Insertion:
         images = self._paste(scope)
         terms = self._term_nodes(images, cut.node, scope)
         anchor = splicer.after([*terms, *(node for image in images for node in image.values() if isinstance(node, fx.Node))])
+        self._read_as_the_module_does({*terms, *(node for image in images for node in image.values())})
         total = splicer.total(anchor, terms, (*scope, tag))
         splicer.redirect(cut, total)
         if whole is not None:
@@ -94,6 +95,14 @@ class Insertion:
                 if node in image:
                     self.part_images.setdefault(node, image[node])
         return images
+
+    def _read_as_the_module_does(self, made: set[Any]) -> None:
+        """Makes what reads the module's input read it as the module itself does: what is done to `X@in` later is done here too."""
+        inside = self.arguments.inside
+        for node in made - set(self.arguments.inputs):
+            tags = [inside[n] for n in node.all_input_nodes if n in inside] if isinstance(node, fx.Node) else []
+            if tags:
+                node.meta["scope"] = (*node.meta.get("scope", ()), *tags)
 
     def _part_nodes(self) -> dict[str, fx.Node]:
         last = self.shape.spans[-1][1]

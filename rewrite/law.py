@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
+from torch import Tensor
+
 from rewrite.errors import PassError, nearest
 
 Shape = Literal["split", "reform", "rewire"]
@@ -54,6 +56,7 @@ class Law:
         parameters = inspect.signature(self.function).parameters.values()
         self.positional = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
         self.keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        self.tensors = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.annotation in (Tensor, "Tensor"))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)

@@ -43,10 +43,9 @@ def additive(splicer: Splicer, term: Site, end: fx.Node) -> Additive:
     Raises: PassError naming what stands in the way if it does not.
     """
     start = splicer.nodes[term.node]
-    inputs = frozenset(name for name, leaf in splicer.leaves.items() if leaf.kind == "input")
     way = needed([end])
     products: dict[fx.Node, list[Product]] = {}
-    varying = _varying(way, inputs)
+    varying = _varying(way, _inputs(splicer))
     for node in sorted((n for n in way if n.op == "call_function" and start < n), key=lambda n: n._sort_key):
         found = _products(node, lambda arg, reader=node: _of(products, start, arg, reader, term), varying)
         if found:
@@ -56,6 +55,10 @@ def additive(splicer: Splicer, term: Site, end: fx.Node) -> Additive:
             f"{term.address}: expected a path of adds and scalings to {end.name}, got {_obstacle(splicer, term, products, way)}"
         )
     return Additive(term, start, end, products)
+
+
+def _inputs(splicer: Splicer) -> frozenset[str]:
+    return frozenset(name for name, leaf in splicer.leaves.items() if leaf.kind == "input")
 
 
 def _of(products: dict[fx.Node, list[Product]], start: fx.Node, arg: Any, reader: fx.Node, term: Site) -> list[Product]:
@@ -108,6 +111,8 @@ def _obstacle(splicer: Splicer, term: Site, products: dict[fx.Node, list[Product
     if start not in way:
         return "a reader that does not depend on it. Choose a reader downstream."
     frontier = [u for n in (start, *products) for u in n.users if u in way and u not in products]
+    if not frontier:
+        return "a reader of its own. Choose a reader downstream."
     blocking = max(frontier, key=lambda n: n._sort_key)
     name = getattr(blocking.target, "_schema", blocking.target)
     op = str(getattr(name, "name", name)).split("::")[-1]
@@ -141,6 +146,29 @@ def _node(splicer: Splicer, anchor: fx.Node, target: Any, a: fx.Node, b: Any, sc
         value = target(a.meta["val"], b.meta["val"] if isinstance(b, fx.Node) else b)
     behind = splicer.after([anchor, *(n for n in (a, b) if isinstance(n, fx.Node))])
     return splicer.call(behind, target, (a, b), scope, value)
+
+
+def crossed(splicer: Splicer, site: Site) -> str | None:
+    """The path that `site` lies on, between term and reader, where the path's factor was worked out; None if there is none."""
+    node = splicer.nodes[site.node]
+    for claim in (claim for claim in splicer.claims if claim.site in splicer.sites and splicer.sites[claim.site].kind == "path"):
+        path = splicer.sites[claim.site]
+        start = next(splicer.nodes[name] for kind, name in claim.bindings.values() if kind == "fresh")
+        law = {n for n in splicer.graph.nodes if path.scope in n.meta.get("scope", ())}
+        ends = {n for inner in law for n in inner.all_input_nodes} - law - {start, splicer.nodes[path.node]}
+        if node in needed(ends) and start in needed([node]) and node in _carriers(splicer, start, ends):
+            return path.address
+    return None
+
+
+def _carriers(splicer: Splicer, start: fx.Node, ends: set[fx.Node]) -> set[fx.Node]:
+    """The nodes on the way to `ends` that `start` reaches through adds and scalings alone."""
+    way = needed(ends)
+    varying = _varying(way, _inputs(splicer))
+    products: dict[fx.Node, list[Product]] = {start: [(1.0, ())]}
+    for node in sorted((n for n in way if n.op == "call_function" and start < n), key=lambda n: n._sort_key):
+        products[node] = _products(node, lambda arg: products.get(arg, []) if isinstance(arg, fx.Node) else [], varying)
+    return {node for node, found in products.items() if found and node is not start}
 
 
 def split_path(address: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,8 +31,9 @@ def poke(program: Program, inputs: dict[str, Any], edit: dict[str, Edit], read: 
     key = ("poke", tuple(address for _, address in edited), tuple(wanted))
     if key not in program._runners:
         program._runners[key] = _compile(program, [address for _, address in edited], wanted)
-    extras = {f"edit_{i}": _edit(edit[glob], address) for i, (glob, address) in enumerate(edited)}
-    flat = program._runners[key](program.tensors, {**inputs, **extras})
+    runner = program._runners[key]
+    functions = [_edit(edit[glob], address) for glob, address in edited]
+    flat = runner(program.tensors, {**inputs, **dict(zip(runner.extra, functions, strict=True))})
     count = len(program.outputs)
     return restore(program, flat[:count]), dict(zip(wanted, flat[count:], strict=True))
 
@@ -55,121 +56,159 @@ def expand(glob: str, known: Mapping[str, Any]) -> list[str]:
 
 
 def _compile(program: Program, edited: list[str], wanted: list[str]) -> Runner:
-    splicer = Splicer(program)
-    extras = [_insert_edit(splicer, _parsed(splicer, address), i) for i, address in enumerate(edited)]
-    nodes = [_value(splicer, _parsed(splicer, address)) for address in wanted]
-    outputs = splicer.graph.output_node().args[0]
-    return Runner(splicer.graph, [*outputs, *nodes], splicer.leaves, extras)  # type: ignore[misc]
-
-
-def _parsed(splicer: Splicer, address: str) -> Address:
-    return Address(address, address) if address in splicer.sites else parse(address)
+    plan = _Plan(Splicer(program))
+    extras = [plan.insert(plan.parsed(address)) for address in edited]
+    nodes = [plan.value(plan.parsed(address)) for address in wanted]
+    splicer = plan.splicer
+    return Runner(splicer.graph, [*splicer.graph.output_node().args[0], *nodes], splicer.leaves, extras)  # type: ignore[misc]
 
 
 def _edit(value: Edit, address: str) -> Callable[[Tensor], Tensor]:
+    if not isinstance(value, Tensor | bool | int | float) and not callable(value):
+        raise InputError(f"edit of {address}: expected a number, a tensor or a function of the value, got {type(value).__name__}.")
+
     def replaced(old: Tensor) -> Tensor:
         new = value(old) if callable(value) and not isinstance(value, Tensor) else value
+        if not isinstance(new, Tensor | bool | int | float):
+            raise InputError(f"edit of {address}: expected a function that returns a tensor or number, got {type(new).__name__}.")
         new = new if isinstance(new, Tensor) else torch.full_like(old, new)
+        if new.is_complex() and not old.is_complex():
+            raise InputError(f"edit of {address}: expected {old.dtype}, got {new.dtype}. Give its real part.")
         try:
-            return new.to(old.dtype).expand(old.shape)
+            return new.to(old).expand(old.shape)
         except RuntimeError:
             raise InputError(f"edit of {address}: expected a value that broadcasts to {list(old.shape)}, got {list(new.shape)}.") from None
 
     return replaced
 
 
-def _sliced(function: Callable[[Tensor], Tensor], value: Tensor, index: Any) -> Tensor:
+def _entry(value: Tensor, index: Any, what: str) -> Tensor:
+    try:
+        return value[index]
+    except (IndexError, ValueError) as error:
+        raise SiteError(f"{what}: expected entries of a value of shape {list(value.shape)}, got others ({error}).") from None
+
+
+def _sliced(function: Callable[[Tensor], Tensor], value: Tensor, index: Any, what: str) -> Tensor:
     new = value.clone()
-    new[index] = function(value[index])
+    new[index] = function(_entry(value, index, what))
     return new
 
 
-def _insert_edit(splicer: Splicer, address: Address, number: int) -> str:
-    site = splicer.site(address.site)
-    record = splicer.families.get(address.site)
-    placeholder = splicer.extra_input(f"edit_{number}")
-    if record is not None and (address.act or address.member is not None):
-        cut = splicer.cut_family(record)
-        value = _edited_family(splicer, record, address, placeholder)
-    elif address.act or address.member is not None:
-        raise SiteError(f"{address.text}: expected a family, got a {site.kind}. Members and @act belong to families.")
-    else:
-        cut = splicer.cut(site)
-        value = _called(splicer, placeholder, cut.node, address)
-    splicer.redirect(cut, value)
-    return placeholder.name
+def _exchanged(total: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    return total + (new - old)
 
 
-def _called(splicer: Splicer, function: fx.Node, value: fx.Node, address: Address) -> fx.Node:
-    anchor, fake = splicer.after([value]), value.meta["val"]
-    if address.slice is None:
-        return splicer.call(anchor, operator.call, (function, value), (), fake)
-    return splicer.call(anchor, _sliced, (function, value, slices(address.slice, address.text)), (), fake)
+@dataclass
+class _Plan:
+    """A fork of the graph for one kind of run. `members` says which members of a family were edited: the old and the new value."""
 
+    splicer: Splicer
+    members: dict[str, list[tuple[set[int], fx.Node, fx.Node]]] = field(default_factory=dict)
 
-def _edited_family(splicer: Splicer, record: FamilyRecord, address: Address, function: fx.Node) -> fx.Node:
-    """The family's new total: with a member's coordinate (`@act`) edited, or its contribution."""
-    operands = [splicer.nodes[name] for name in record.operands]
-    members = None if address.member is None else indices(address.member, record.size, address.text)
-    anchor = splicer.after(operands)
-    if address.act:
+    def parsed(self, address: str) -> Address:
+        """The address, taken as a site's if one is called that."""
+        return Address(address, address) if address in self.splicer.sites else parse(address)
+
+    def insert(self, address: Address) -> str:
+        """Puts an edit at the address, and returns the name of the placeholder of its function."""
+        splicer, site = self.splicer, self.splicer.site(address.site)
+        function = splicer.extra_input("edit")
+        if not address.act and address.member is None:
+            cut = splicer.cut(site)
+            value = self._called(function, cut.node, address)
+        else:
+            record = self._family(address)
+            cut = splicer.cut_family(record)
+            value = self._edited_coordinate(record, address, function) if address.act else self._edited_members(record, address, function)
+        splicer.redirect(cut, value)
+        return function.name
+
+    def _family(self, address: Address) -> FamilyRecord:
+        record = self.splicer.families.get(address.site)
+        if record is None:
+            raise SiteError(f"{address.text}: expected a family, got {address.site!r}, which is none. Members and @act belong to families.")
+        return record
+
+    def _called(self, function: fx.Node, value: fx.Node, address: Address) -> fx.Node:
+        anchor, fake = self.splicer.after([value]), value.meta["val"]
+        if address.slice is None:
+            return self.splicer.call(anchor, operator.call, (function, value), (), fake)
+        return self.splicer.call(anchor, _sliced, (function, value, slices(address.slice, address.text), address.text), (), fake)
+
+    def _edited_coordinate(self, record: FamilyRecord, address: Address, function: fx.Node) -> fx.Node:
+        """The family's new total with the coordinate (`@act`) of some or all members edited."""
+        splicer = self.splicer
+        operands = [splicer.nodes[name] for name in record.operands]
+        members = None if address.member is None else _picked(address, record)
         dim = axis_dims(record.equation, record.axis)[record.act]
         index = None if address.slice is None else slices(address.slice, address.text)
         act = operands[record.act]
-        operands[record.act] = splicer.call(anchor, _edit_coordinate, (function, act, dim, members, index), (), act.meta["val"])
+        args = (function, act, dim, members, index, address.text)
+        operands[record.act] = splicer.call(splicer.after(operands), _edit_coordinate, args, (), act.meta["val"])
         names = tuple(node.name for node in operands)
         total = splicer.call(operands[record.act], _total, (record.equation, *operands), (), splicer.nodes[record.total].meta["val"])
         splicer.add_family(replace(record, operands=names, total=total.name))
         return total
-    index = None if address.slice is None else slices(address.slice, address.text)
-    total = splicer.nodes[record.total]
-    args = (function, total, record.equation, record.axis, members, index, *operands)
-    return splicer.call(splicer.after([total, *operands]), _edit_members, args, (), total.meta["val"])
+
+    def _edited_members(self, record: FamilyRecord, address: Address, function: fx.Node) -> fx.Node:
+        """The family's new total with the sum of some members edited."""
+        members, total = _picked(address, record), self.splicer.nodes[record.total]
+        old = self._sum(record, members, address)
+        new = self._called(function, old, address)
+        self.members.setdefault(record.address, []).append((set(members), old, new))
+        return self.splicer.call(self.splicer.after([total, new]), _exchanged, (total, old, new), (), total.meta["val"])
+
+    def _sum(self, record: FamilyRecord, members: list[int], address: Address) -> fx.Node:
+        """The sum of some members' contributions, edits included."""
+        splicer = self.splicer
+        operands = [splicer.nodes[name] for name in record.operands]
+        args = (record.equation, record.axis, members, *operands)
+        node = splicer.call(splicer.after(operands), _members, args, (), splicer.nodes[record.total].meta["val"])
+        for edited, old, new in self.members.get(record.address, []):
+            if edited & set(members) and not edited <= set(members):
+                raise SiteError(f"{address.text}: expected members apart from {sorted(edited)}, edited together, got some of these.")
+            if edited <= set(members):
+                node = splicer.call(splicer.after([node, new]), _exchanged, (node, old, new), (), node.meta["val"])
+        return node
+
+    def value(self, address: Address) -> fx.Node:
+        """The node that holds the value of an address: of a member, coordinate or slice it is made."""
+        splicer = self.splicer
+        node = splicer.nodes[splicer.site(address.site).node]
+        if address.act:
+            record = self._family(address)
+            dim = axis_dims(record.equation, record.axis)[record.act]
+            act = splicer.nodes[record.operands[record.act]]
+            members = None if address.member is None else _picked(address, record)
+            node = splicer.call(splicer.after([act]), _coordinate, (act, dim, members), (), None)
+        elif address.member is not None:
+            record = self._family(address)
+            node = self._sum(record, _picked(address, record), address)
+        if address.slice is not None:
+            index = slices(address.slice, address.text)
+            node = splicer.call(splicer.after([node]), _entry, (node, index, address.text), (), None)
+        return node
+
+
+def _picked(address: Address, record: FamilyRecord) -> list[int]:
+    return indices(address.member or "", record.size, address.text)
 
 
 def _total(equation: str, *operands: Tensor) -> Tensor:
     return family.total(equation, operands)
 
 
-def _edit_coordinate(function: Any, act: Tensor, dim: int, members: list[int] | None, index: Any) -> Tensor:
+def _edit_coordinate(function: Any, act: Tensor, dim: int, members: list[int] | None, index: Any, what: str) -> Tensor:
     moved = act.movedim(dim, 0)
     picked = moved if members is None else moved[list(members)]
     inner = picked.movedim(0, dim) if members is None or len(members) > 1 else picked.squeeze(0)
-    new = function(inner) if index is None else _sliced(function, inner, index)
+    new = function(inner) if index is None else _sliced(function, inner, index, what)
     if members is None:
         return new
     result = moved.clone()
     result[list(members)] = new.movedim(dim, 0) if len(members) > 1 else new.unsqueeze(0)
     return result.movedim(0, dim)
-
-
-def _edit_members(function: Any, total: Tensor, equation: str, axis: str, members: list[int], index: Any, *operands: Tensor) -> Tensor:
-    found = Family(
-        equation, *operands, axis=axis, act=next(o for o, d in zip(operands, axis_dims(equation, axis), strict=True) if d is not None)
-    )
-    for member in members:
-        old = found[member]
-        total = total + ((function(old) if index is None else _sliced(function, old, index)) - old)
-    return total
-
-
-def _value(splicer: Splicer, address: Address) -> fx.Node:
-    """The node that holds the value of an address: of a member, coordinate or slice it is made."""
-    node, record = splicer.nodes[splicer.site(address.site).node], splicer.families.get(address.site)
-    if address.act or address.member is not None:
-        if record is None:
-            raise SiteError(f"{address.text}: expected a family, got {address.site!r}, which is none. Members and @act belong to families.")
-        members = None if address.member is None else indices(address.member, record.size, address.text)
-        operands = [splicer.nodes[name] for name in record.operands]
-        if address.act:
-            dim = axis_dims(record.equation, record.axis)[record.act]
-            act = operands[record.act]
-            node = splicer.call(splicer.after([act]), _coordinate, (act, dim, members), (), None)
-        else:
-            node = splicer.call(splicer.after(operands), _members, (record.equation, record.axis, members, *operands), (), None)
-    if address.slice is not None:
-        node = splicer.call(splicer.after([node]), operator.getitem, (node, slices(address.slice, address.text)), (), None)
-    return node
 
 
 def _coordinate(act: Tensor, dim: int, members: list[int] | None) -> Tensor:

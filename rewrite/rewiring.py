@@ -17,7 +17,7 @@ from rewrite.address import find, parse
 from rewrite.capture import capture
 from rewrite.errors import PassError, SiteError
 from rewrite.law import Bound, Free
-from rewrite.paths import additive, factor_nodes, path_claim, split_path
+from rewrite.paths import additive, crossed, factor_nodes, path_claim, split_path
 from rewrite.records import FamilyRecord, GateRecord, Site
 from rewrite.splice import Splicer
 from rewrite.terms import Skip, axis_dims
@@ -42,6 +42,12 @@ def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     """Applies a rewire at one site, family or path."""
     if "term" in bound.law.positional:
         return _rewire_path(splicer, bound, address)
+    crossing = crossed(splicer, splicer.site(address))
+    if crossing:
+        raise PassError(
+            f"{address}: expected a value that no path crosses, got one on the way of {crossing}, which has its factor from before. "
+            "Apply this first, then the path."
+        )
     if address in splicer.gates and any(isinstance(value, Free) for value in bound.arguments.values()):
         return Skip("gated already")
     site = splicer.site(address)

@@ -113,7 +113,7 @@ class Runner:
     def __init__(self, graph: fx.Graph, wanted: Sequence[Any], leaves: Mapping[str, Leaf], extra: Sequence[str] = ()):
         """`extra` names placeholders beyond the program's leaves, given by name at each call (edits)."""
         self._graph, self._placeholders = prune(graph, wanted)
-        self._leaves = leaves
+        self.extra = tuple(extra)
         self._sources = [None if node.name in extra else leaves[node.name] for node in self._placeholders]
         self._names = [node.name for node in self._placeholders]
         self._live: fx.GraphModule | None = None

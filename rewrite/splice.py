@@ -105,6 +105,10 @@ class Splicer:
             self._leaf_of_tensor[id(tensor)] = node.name
         return node
 
+    def is_leaf(self, tensor: Tensor) -> bool:
+        """True if the tensor is one of the program's own."""
+        return id(tensor) in self._leaf_of_tensor
+
     def extra_input(self, name: str) -> fx.Node:
         """A placeholder that is no leaf of the program: its value is given at each run."""
         node = self._placeholder(name, "input")
@@ -202,8 +206,9 @@ class Splicer:
         self._check_told_apart(site)
         moved, followers = set(readers), []
         for address in self._at[site.node]:
-            own = {user for user in node.users if reads(user, self.sites[address])}
-            if address == site.address or (own and own <= moved):
+            other = self.sites[address]
+            own = {user for user in node.users if reads(user, other)}
+            if other is site or (own and own <= moved and not _before(other, site)):
                 followers.append(address)
         return Cut(site, node, readers, followers)
 
@@ -334,6 +339,18 @@ def reads(user: fx.Node, site: Site) -> bool:
         module = site.address.partition(":")[0]
         return user.op == "output" if not module else module not in scope
     return site.scope is None or site.scope in scope
+
+
+def _before(other: Site, site: Site) -> bool:
+    """True if a value is `other` before it is `site`: outputs come from the inside out, inputs then go from the outside in."""
+    if site.kind == "input" and other.kind != "input":
+        return True
+    if site.kind != other.kind or site.kind not in ("input", "output"):
+        return False
+    mark = "@in" if site.kind == "input" else ":"
+    here, there = site.address.partition(mark)[0], other.address.partition(mark)[0]
+    inner, outer = (there, here) if site.kind == "output" else (here, there)
+    return inner != outer and (not outer or inner.startswith(f"{outer}."))
 
 
 def _needed(wanted: Sequence[fx.Node], image: Mapping[fx.Node, Any]) -> set[fx.Node]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rewrite.errors import InputError
+from rewrite.gates import number_text
 from rewrite.program import Program
 from rewrite.records import Leaf
 from verify.roles import Role
@@ -132,4 +133,4 @@ def closed_gates(program: Program) -> dict[str, str]:
 
 
 def _numbers(t: Tensor) -> str:
-    return f"{t.item():g}" if t.numel() == 1 else f"{t.numel()} numbers"
+    return number_text(t) if t.numel() == 1 else f"{t.numel()} numbers"

@@ -18,10 +18,12 @@ x = sympy.Symbol("x")
 REFUSED: dict[str, tuple[Any, str]] = {
     "a zero direction": (lambda: direction.at(AT, d=torch.zeros(WIDTH)), "d is zero"),
     "a direction of another width": (lambda: direction.at(AT, d=draw(5)), "d has shape [5], the site's last axis is 32"),
-    "a direction of another dtype": (
-        lambda: direction.at(AT, d=draw(WIDTH).double()),
-        "expected the site's dtype torch.float32, got torch.float64",
-    ),
+    "a direction that is a number": (lambda: direction.at(AT, d=3.0), "expected a tensor, got float"),
+    "a direction of words": (lambda: direction.at(AT, d=["one"] * WIDTH), "expected numbers in rows of one length"),
+    "a direction with a hole": (lambda: direction.at(AT, d=torch.full((WIDTH,), torch.nan)), "expected finite numbers"),
+    "a direction too short": (lambda: direction.at(AT, d=torch.full((WIDTH,), 1e-30)), "d @ d is 0 in torch.float32"),
+    "a direction from a function that fails": (lambda: direction.at(AT, d=lambda site: 1 / 0), "ZeroDivisionError"),
+    "a direction from a function of nothing": (lambda: direction.at(AT, d=lambda site: None), "expected a tensor, got NoneType"),
     "dependent rows": (lambda: subspace.at(AT, basis=draw(1, WIDTH).repeat(2, 1)), "basis has 2 rows of rank 1"),
     "one row, flat": (lambda: subspace.at(AT, basis=draw(WIDTH)), "basis has shape [32]"),
     "a function in training mode": (lambda: surrogate.at(AT, f=transcoder().train()), "expected a module in eval mode"),
@@ -57,3 +59,10 @@ def test_some_sites_skipped_is_no_error() -> None:
     step = traced("gpt2")[2].apply(bound).steps[-1]
     assert "transformer.h.0.attn" in step.sites
     assert step.skipped["transformer.h.0.ln_1"] == "written by layer_norm.default, not by a linear op"
+
+
+@pytest.mark.parametrize("convert", [list, lambda d: d.numpy(), lambda d: d.double()])
+def test_numbers_are_taken_in_the_sites_type(convert: Any) -> None:
+    program, d = traced("gpt2")[2], draw(WIDTH)
+    one, other = program.apply(direction.at(AT, d=d)), program.apply(direction.at(AT, d=convert(d)))
+    assert torch.equal(one.values(f"{AT}/direction")[f"{AT}/direction"], other.values(f"{AT}/direction")[f"{AT}/direction"])
