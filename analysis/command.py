@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -106,6 +106,7 @@ def verify(
     bound: Annotated[str, typer.Option(help="The largest error probability of a proof, such as 2^-40.")] = "2^-20",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also writes JSON; - is standard output.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws keys from this seed, not from fresh entropy; the report says so.")] = None,
+    edits: Annotated[bool, typer.Option(help="Also decides whether an edit at each term of A can reach an output.")] = True,
 ) -> None:
     """Proves or refutes that two programs compute the same."""
     from analysis.source import names_a_model, program_of
@@ -113,6 +114,8 @@ def verify(
     from verify import equivalence
 
     error = read_bound(bound)
+    if json_file is not None and str(json_file) != "-" and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise InputError(f"--json {json_file}: expected a file in a folder that is there, got none. Make the folder first.")
     if b is None and names_a_model(a):
         raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
     with working(f"reading {' and '.join(filter(None, (a, b)))}"):
@@ -120,8 +123,9 @@ def verify(
         second = None if b is None or names_a_model(b) else program_of(b)
         first = program_of(a, like=second)
         second = program_of(b, like=first) if b is not None and second is None else second
-    with working("proving"):
-        report = equivalence(*((first,) if second is None else (second, first)), bound=error, seed=seed)  # claims are those of A
+    sides = (first,) if second is None else (second, first)  # claims are those of A
+    with working("proving") as tell:
+        report = equivalence(*sides, bound=error, seed=seed, edits=edits and bool(first.steps), progress=tell)
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(report.to_json() + "\n", encoding="utf-8")
     typer.echo(report.to_json() if str(json_file) == "-" else str(report))
@@ -165,18 +169,21 @@ def read_bound(text: str) -> float:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Says on standard error what takes longer than two seconds: a spinner at a terminal, one plain line elsewhere."""
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Says on standard error what takes longer than two seconds: a spinner at a terminal, one plain line elsewhere.
+
+    What it yields is told what is being done now, which the spinner shows.
+    """
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
-        with console.status(what, spinner="dots"):
-            yield
+        with console.status(what, spinner="dots") as status:
+            yield status.update
         return
     line = threading.Timer(PATIENCE, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
     line.daemon = True
     line.start()
     try:
-        yield
+        yield lambda now: None
     finally:
         line.cancel()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -18,8 +18,10 @@ from verify import wording
 from verify.cases import given_cases, other_shapes, redrawn
 from verify.claims import Proof, prove
 from verify.decide import sub_key
+from verify.interpret import Refused
 from verify.ladder import DIFFERENT, Drift, Sides, ladder
 from verify.leaves import closed_gates, leaf_values
+from verify.liveness import liveness
 from verify.match import WeightCheck, check_weights, match
 from verify.regions import Composition, Pair, candidates
 from verify.report import Report, Verdict
@@ -44,13 +46,16 @@ def equivalence(
     match: Mapping[str, str] | None = None,
     bound: float = 2**-20,
     seed: int | None = None,
+    edits: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Whether `b` computes the same function as `a`, and its terms are what they claim; `equivalence(p)` compares p with its origin.
 
     `inputs` are one dict of arguments or several (other mask patterns), by default the example of `a`. `roles` says which inputs are
     `ids`, `mask` or `values`, `match` which tensor or input of `b` is which of `a` (name in b -> name in a). `weights="any"` asks for the
     same function of weights, whatever they are. `bound` is the probability of a wrong "proved" to stay under. The random key is
-    drawn afresh, or from `seed`, which the report then says.
+    drawn afresh, or from `seed`, which the report then says. `edits` also decides for every term whether an edit there can reach an
+    output (see `liveness`). `progress` is told what is being done.
     Raises: InputError for inputs, names or roles that do not fit.
     """
     if weights not in ("same", "any"):
@@ -60,7 +65,18 @@ def equivalence(
     first, second = (a.origin, a) if b is None else (a, b)
     job = Job.of(first, second, given_cases(first, inputs), weights == "any", dict(roles or {}), dict(match or {}))
     job.key = secrets.token_bytes(16) if seed is None else blake2b(str(seed).encode(), digest_size=16).digest()
-    return job.report(bound, gradients, seed is not None)
+    job.tell = progress or job.tell
+    report = job.report(bound, gradients, seed is not None)
+    return replace(report, **_edits(job, inputs, roles, seed)) if edits and not job.mismatch else report
+
+
+def _edits(job: Job, inputs: Any, roles: Mapping[str, str] | None, seed: int | None) -> dict[str, Any]:
+    """What a report says of the edits of `job.b`."""
+    try:
+        tell = lambda address: job.tell(f"edits: {address}")  # noqa: E731
+        return {"edits": tuple(liveness(job.b, inputs=inputs, roles=roles, seed=seed, progress=tell))}
+    except Refused as refused:
+        return {"edits_undecided": f"{refused.op} at {refused.node}: {refused.reason}"}
 
 
 @dataclass
@@ -81,6 +97,7 @@ class Job:
     vain: list[float] = field(default_factory=list)  # log2 of the chances of a false agreement in compositions given up
     proofs: list[Proof] = field(default_factory=list)
     exact_constants: bool = False
+    tell: Callable[[str], None] = field(default=lambda what: None, repr=False)
 
     @staticmethod
     def of(a: Program, b: Program, cases: list[Case], any_weights: bool, roles: dict[str, str], names: dict[str, str]) -> Job:
@@ -128,6 +145,7 @@ class Job:
     def _compose(self) -> bool:
         self.compositions = []
         for number, case in enumerate(self.cases):
+            self.tell(f"proving: inputs {number + 1} of {len(self.cases)}")
             key = sub_key(self.key, "case", number, self.share, self.exact_constants)
             made = Composition(self._side_a(case), self._side_b(case), key, self.share)
             self.compositions.append(made)
@@ -138,6 +156,7 @@ class Job:
 
     def _prove_claims(self) -> None:
         """Claims are proved for any constants of passes; those that fail, once more for the numbers that they hold."""
+        self.tell(f"proving {wording.count(len(self.b.claims), 'claim')}")
         share = self.share - math.log2(max(1, 2 * len(self.b.claims)))
         side, key = self._side_b(self.cases[0], exact_constants=False), sub_key(self.key, "claims")
         self.proofs = prove(side, self.b.claims, key, share)
@@ -177,6 +196,7 @@ class Job:
         if self.mismatch:
             return Report(Verdict.DIFFERS, about, (self.mismatch,), weights=weighed)
         equal = self.prove(math.log2(bound))
+        self.tell("running in float32 and float64")
         drift = Drift(reason="the program is edited") if self.edited else ladder(self.sides, self.cases, self._more_cases(), gradients)
         verdict, reasons, witness = self._judge(equal, math.log2(bound), drift, gradients)
         site, step = wording.place(self.compositions[-1]) if verdict in (Verdict.DIFFERS, Verdict.REFUTED) and not equal else ("", "")
@@ -263,6 +283,7 @@ class Job:
 
     def _witness(self, inner: bool = True) -> Witness | None:
         """A witness at the model's inputs, or if `inner` at the cuts before the first region that differs."""
+        self.tell("looking for a witness")
         seed = int.from_bytes(self.key[4:8], "little")
         found = search(self.sides, self.cases, self.roles, seed)
         made = self.compositions[-1]

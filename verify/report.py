@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewrite.errors import TautomerError
 from verify.ladder import Drift
+from verify.liveness import Liveness
 from verify.witness import Witness
 
 
@@ -50,7 +51,7 @@ class ClaimLine:
 
 @dataclass(frozen=True)
 class Report:
-    """What `equivalence` found. `proved` holds if the verdict is PROVED and every claim is proved.
+    """What `equivalence` found. `proved` holds if the verdict is PROVED, every claim is proved, and no edit asked about is dead.
 
     `log2_bound` bounds the probability that anything here called proved is not, over the random key.
     """
@@ -66,6 +67,8 @@ class Report:
     scope: dict[str, str] = field(default_factory=dict)
     weights: str = ""
     claims: tuple[ClaimLine, ...] = ()
+    edits: tuple[Liveness, ...] = ()
+    edits_undecided: str = ""
     drift: Drift = field(default_factory=lambda: Drift(reason="not run"))
     site: str = ""
     step: str = ""
@@ -74,8 +77,13 @@ class Report:
 
     @property
     def proved(self) -> bool:
-        """True if the programs are proved equivalent and so is every claim."""
-        return self.verdict is Verdict.PROVED and all(claim.status == "proved" for claim in self.claims)
+        """True if the programs are proved equivalent, so is every claim, and every edit that was asked about reaches an output."""
+        return self.verdict is Verdict.PROVED and all(claim.status == "proved" for claim in self.claims) and not self.dead
+
+    @property
+    def dead(self) -> list[Liveness]:
+        """The addresses where no edit can reach an output."""
+        return [edit for edit in self.edits if not edit.alive]
 
     def __bool__(self) -> bool:
         raise TautomerError(
@@ -92,26 +100,41 @@ class Report:
         return self
 
     def exit_code(self, require: Literal["proved", "consistent"] = "proved") -> int:
-        """0 if what is required holds, 1 if it is refuted, 3 if neither. A claim that fails counts as not proved."""
+        """0 if what is required holds, 1 if it is refuted, 3 if neither. A claim that fails or a dead edit counts as not proved."""
         if self.verdict is Verdict.REFUTED:
             return 1
-        fails = any(claim.status == "fails" for claim in self.claims)
-        consistent = self.verdict in (Verdict.PROVED, Verdict.CONSISTENT) and not fails
+        consistent = self.verdict in (Verdict.PROVED, Verdict.CONSISTENT) and not self._faults()
         return 0 if (self.proved if require == "proved" else consistent) else 3
 
     # Text
 
     def __str__(self) -> str:
-        lines = [f"{self.verdict.value}: {self.subject}", f"  {MEANING[self.verdict]}"]
+        but = f", but {' and '.join(self._faults())}" if self._faults() else ""
+        lines = [f"{self.verdict.value}{but}: {self.subject}", f"  {MEANING[self.verdict]}"]
         lines += [f"  {reason}" for reason in self.reasons]
         lines += _rows({"first diverging": self.site, "step": self.step, **_witness_rows(self.witness)})
         lines += _rows(
             {"theory": "; ".join(self.theory), "error": self._error(), "key": self._key(), **self.scope, "weights": self.weights}
         )
         lines += ["claims", *self._claim_lines()] if self.claims else []
+        lines += ["edits", *self._edit_lines()] if self.edits or self.edits_undecided else []
         lines += ["drift", *(f"  {line}" for line in drift_lines(self.drift))]
         lines += ["not covered", *(f"  {line}" for line in self.not_covered)] if self.not_covered else []
         return "\n".join(lines)
+
+    def _faults(self) -> list[str]:
+        """What is wrong beside the verdict."""
+        failed, dead = sum(claim.status == "fails" for claim in self.claims), len(self.dead)
+        found = [f"{failed} claim{'s' * (failed > 1)} fail{'s' * (failed == 1)}"] if failed else []
+        return [*found, f"{dead} edit{'s' * (dead > 1)} cannot reach an output"] if dead else found
+
+    def _edit_lines(self, most: int = 6) -> list[str]:
+        if self.edits_undecided:
+            return [f"  undecided: no exact meaning: {self.edits_undecided}"]
+        alive = len(self.edits) - len(self.dead)
+        dead = [f"  dead      {edit.address}: {edit.reason}" for edit in self.dead]
+        more = [f"  ... and {len(dead) - most} more"] if len(dead) > most else []
+        return [*dead[:most], *more, f"  alive     {alive} of {len(self.edits)} terms and members tried: an edit there can reach an output"]
 
     def _error(self) -> str:
         if self.log2_bound is None:
@@ -147,13 +170,15 @@ class Report:
             "verdict": self.verdict.value,
             "proved": self.proved,
             "claims": [{name: getattr(line, name) for name in ClaimLine.__dataclass_fields__} for line in self.claims],
+            "edits": {edit.address: "alive" if edit.alive else edit.reason for edit in self.edits},
             "drift": _drift_dict(self.drift),
             "witness": _witness_dict(self.witness),
         }
         return finite({**plain, **rest})
 
 
-PLAIN_FIELDS = ("subject", "reasons", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step", "not_covered")
+PLAIN_FIELDS = ("subject", "reasons", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step", "not_covered",
+                "edits_undecided")  # fmt: skip
 MOST_NUMBERS = 4096  # of a witness in JSON
 
 

@@ -237,3 +237,15 @@ def test_what_takes_long_is_said_once_and_what_does_not_is_not(capsys: pytest.Ca
         while "an age" not in (err := capsys.readouterr().err):
             pass
     assert err == "an age ...\n"
+
+
+def test_verify_says_whether_edits_reach_an_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", f"{folder}/rewritten"]) == 0
+    assert "terms and members tried: an edit there can reach an output" in capsys.readouterr().out
+    assert run(["verify", f"{folder}/rewritten", "--no-edits"]) == 0
+    assert "terms and members tried" not in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_proof(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", f"{folder}/rewritten", "--json", f"{folder}/nowhere/report.json"]) == 2
+    assert "Make the folder first" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Liveness: edits that cannot reach an output are found, with the reason; edits without effect on this input are not mistaken for them."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from passes import dictionary, direction, gates, heads, paths, surrogate
 from rewrite import TautomerError, Terms, split, trace
 from tests import models
+from verify import Verdict, equivalence
 from verify.liveness import liveness, raise_unless_alive
 
 
@@ -93,6 +96,19 @@ def test_a_term_of_ours_is_alive_because_the_rest_keeps_its_own_copy(program) ->
     dead = liveness(sharing, ["transformer.h.0.mlp/cancelled"], seed=0)
     assert not dead[0].alive
     assert "the sum at transformer.h.0.mlp does not change" in dead[0].reason
+    report = equivalence(sharing, seed=0, edits=True)
+    assert report.verdict is Verdict.PROVED
+    assert not report.proved
+    assert report.exit_code() == 3
+    assert str(report).startswith("PROVED, but 1 edit cannot reach an output")
+    assert json.loads(report.to_json())["edits"]["transformer.h.0.mlp/cancelled"] == dead[0].reason
+
+
+def test_a_report_is_told_what_is_done(program) -> None:
+    told: list[str] = []
+    equivalence(program.apply(cancelled.at("transformer.h.0.mlp")), seed=0, edits=True, progress=told.append)
+    assert told[0] == "proving: inputs 1 of 1"
+    assert "edits: transformer.h.0.mlp/cancelled" in told
 
 
 def _make_the_rest_read_the_edited_term(program):
