@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from rewrite.errors import TraceError
 from rewrite.nested import argument_names, input_names, spec_names
+from rewrite.ops import same_shape
 from rewrite.program import Program
 from rewrite.records import Calling, Header, Leaf, LeafKind, Site
 from rewrite.shapes import Example
@@ -39,6 +40,9 @@ def build(model: nn.Module, exported: ExportedProgram, taps: tuple[Tap, ...], ex
     """
     where = f"trace({header.model})"
     _refuse_writes(exported, where)
+    branches = [node for node in exported.graph.nodes if node.op == "get_attr" or isinstance(node.target, torch._ops.HigherOrderOperator)]
+    if branches:
+        raise TraceError(f"{where}: expected plain tensor ops, got the control flow of {branches[-1].target}. Write it with torch.where.")
     strange = [spec for spec in exported.graph_signature.input_specs if spec.kind not in KINDS]
     if strange:
         raise TraceError(
@@ -74,11 +78,12 @@ def _unread(graph: fx.Graph, sites: dict[str, Site]) -> list[str]:
 
 def _refuse_writes(exported: ExportedProgram, where: str) -> None:
     signature = exported.graph_signature
-    buffers, inputs = list(signature.buffers_to_mutate.values()), list(signature.user_inputs_to_mutate.values())
-    if buffers:
-        name = buffers[0].removeprefix(f"{PREFIX}.")
+    written = [spec for spec in signature.output_specs if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)]
+    inputs = list(signature.user_inputs_to_mutate.values())
+    if written:
+        kind, name = written[0].kind.name.partition("_")[0].lower(), str(written[0].target).removeprefix(f"{PREFIX}.")
         raise TraceError(
-            f"{where}: expected a forward that leaves the model as it is, got one that writes to the buffer {name!r}."
+            f"{where}: expected a forward that leaves the model as it is, got one that writes to the {kind} {name!r}."
             " Pass that state in as an argument and return the new one."
         )
     if inputs:
@@ -144,7 +149,7 @@ class Copier:
         self._placeholders(keep, iter(names))
         for node in self.exported.graph.nodes:
             if node.op == "call_function" and node in keep:
-                self._call(node)
+                self._copied(node) if node.target is aten.copy.default else self._call(node)
         results = tuple(self.image[value] if isinstance(value, fx.Node) else value for value in outputs)
         values = tuple(value.meta["val"] if isinstance(value, fx.Node) else value for value in outputs)
         self.graph.output(results).meta = {"val": values, "scope": ()}
@@ -180,6 +185,20 @@ class Copier:
         name = getattr(target, "overloadpacket", target).__name__
         new = self.image[node] = self.graph.create_node("call_function", target, args, kwargs, name=name)
         new.meta = {"val": node.meta["val"], "scope": tuple(self.tags[key] for key in stack if key in self.tags)}
+
+    def _copied(self, node: fx.Node) -> None:
+        """What a write of a whole value leaves there, its source in the type and shape of the target: as ops that have derivatives."""
+        target, source = (self.image[old] for old in node.args[:2])  # type: ignore[index]
+        stack = node.meta.get("nn_module_stack", {})
+        scope = tuple(self.tags[key] for key in stack if key in self.tags)
+        value, like = source.meta["val"], node.meta["val"]
+        if value.dtype != like.dtype:
+            value = value.to(like.dtype)
+            source = self.graph.create_node("call_function", aten._to_copy.default, (source,), {"dtype": like.dtype})
+            source.meta = {"val": value, "scope": scope}
+        op, args = (aten.alias.default, (source,)) if same_shape(value.shape, like.shape) else (aten.expand_as.default, (source, target))
+        new = self.image[node] = self.graph.create_node("call_function", op, args, {})
+        new.meta = {"val": like, "scope": scope}
 
 
 def _sites(copier: Copier, taps: tuple[Tap, ...], tapped: list[fx.Node], calling: Calling) -> dict[str, Site]:

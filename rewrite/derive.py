@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 
 from rewrite.allowed import draws
 from rewrite.schema import bad
@@ -59,7 +60,8 @@ def _derive_one(target: Any, args: Any, kwargs: Any, sizes: Sizes, where: str) -
     """The fake value of one op, checked before and after. Raises: FileError."""
     _check_arguments(target, args, kwargs, where)
     try:
-        value = target(*args, **kwargs)
+        with enable_python_dispatcher():  # as export does: recurrent ops have a meaning for free sizes only there
+            value = target(*args, **kwargs)
     except Exception as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise bad(where, "arguments that fit its op", text) from None

@@ -6,6 +6,7 @@ A law of this shape is called with (read) at a site: what its readers read. On a
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,10 @@ from rewrite.splice import Splicer
 from rewrite.terms import Skip, axis_dims
 
 aten = torch.ops.aten
+CARRYING = frozenset(  # ops whose result holds what an argument holds
+    "add sub where masked_fill full full_like scalar_tensor maximum minimum clamp cat stack to _to_copy alias clone contiguous".split()
+    + "view reshape expand permute transpose unsqueeze squeeze slice select index gather split chunk flatten".split()
+)
 
 
 def rewire_addresses(splicer: Splicer, where: str, on_path: bool) -> list[str]:
@@ -48,9 +53,12 @@ def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
             f"{address}: expected a value that no path crosses, got one on the way of {crossing}, which has its factor from before. "
             "Apply this first, then the path."
         )
-    if address in splicer.gates and any(isinstance(value, Free) for value in bound.arguments.values()):
-        return Skip("gated already")
     site = splicer.site(address)
+    if any(isinstance(value, Free) for value in bound.arguments.values()):
+        if address in splicer.gates:
+            return Skip("gated already")
+        if masked(splicer, splicer.nodes[site.node]):
+            return Skip("it is masked: 0 times -inf is NaN. Gate what it is before the mask")
     for guard in bound.law.guards:
         refusal = guard(splicer.value(site), **bound.arguments)
         if refusal is not None:
@@ -60,6 +68,29 @@ def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     else:
         _rewire_site(splicer, bound, site)
     return None
+
+
+def masked(splicer: Splicer, node: fx.Node) -> bool:
+    """True if the value may hold -inf on purpose: it is written into it, or added to it, on the way here."""
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        held = splicer.tensors.get(splicer.leaves[node.name].name) if node.name in splicer.leaves else None
+        if held is not None and held.is_floating_point() and not held.is_meta and held.numel() and bool(held.isneginf().any()):
+            return True
+        if node.op == "call_function" and _name(node) in CARRYING:
+            if any(isinstance(x, float) and x == -math.inf for x in (*node.args, *node.kwargs.values())):
+                return True
+            stack += node.all_input_nodes
+    return False
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
 
 
 def _free_leaves(splicer: Splicer, bound: Bound, address: str, like: Tensor, size: int | None) -> dict[str, fx.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,9 @@ def refuse(model: nn.Module) -> None:
     training = [path or "the model" for path, module in model.named_modules() if module.training]
     if training:
         raise TraceError(f"{where}: expected a model in eval mode, got {training[0]} in training mode. Call model.eval() first.")
+    words = [path for path, _ in model.named_modules() if any(keyword.iskeyword(part) for part in path.split("."))]
+    if words:
+        raise TraceError(f"{where}: expected modules that code can name, got {words[0]!r}. Rename it: Python keeps that word for itself.")
     for path, module in model.named_modules():
         homes = [f"{cls.__module__}." for cls in type(module).__mro__]
         if type(module).__name__.startswith(ADAPTED) or any(home.startswith("peft.") for home in homes):

@@ -246,3 +246,26 @@ def test_an_interrupt_leaves_the_model_as_it_was() -> None:
     handle.remove()
     assert model.config.use_cache is True  # type: ignore[union-attr]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Writing(nn.Module):
+    """Writes a part of a value, of another type and of fewer dimensions, into zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lin(x)
+        zeros = torch.zeros_like(y)
+        zeros[:, 1:3] = y[:, 1:3]
+        zeros[:, 0] = torch.ones((), dtype=torch.float64)
+        zeros[0].copy_(y[1].double())
+        return zeros
+
+
+def test_slices_written_into_a_value_have_gradients() -> None:
+    torch.manual_seed(0)
+    program = trace(Writing().eval(), torch.randn(2, 4))
+    assert program.header.checks["outputs"] == program.header.checks["gradients"] == "bit-identical"
+    assert all(node.target is not torch.ops.aten.copy.default for node in program.graph.nodes)

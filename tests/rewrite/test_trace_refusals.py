@@ -1,6 +1,7 @@
 """What trace refuses, with the reason and the way out; and the two ways gradients are lost while outputs agree."""
 
 import re
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -95,6 +96,22 @@ class Detached(Layer):
         return y / y.detach().abs().mean()
 
 
+class Forking(Layer):
+    def after(self, y: Tensor) -> Any:
+        return torch.cond(y.sum() > 0, lambda y: y + 1, lambda y: y - 1, (y,))
+
+
+class Renorming(nn.Module):
+    """Its embedding shortens rows in place when they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 4, max_norm=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table((x[..., 0] > 0).long())
+
+
 class LoraLinear(nn.Linear):
     """Named as an adapter is."""
 
@@ -111,6 +128,9 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "dropout left on": (Dropping(), r"expected a deterministic forward, got the random op aten\.(native_)?dropout"),
     "buffer": (Counting(), r"got one that writes to the buffer 'seen'\. Pass that state in as an argument and return the new one\."),
     "argument": (Overwriting(), r"expected a forward that leaves its arguments as they are, got one that writes to 'x'\. Clone it first\."),
+    "parameter": (Renorming(), r"got one that writes to the parameter 'table\.weight'\."),
+    "fork": (Forking(), r"expected plain tensor ops, got the control flow of cond\. Write it with torch\.where\."),
+    "word": (nn.Sequential(OrderedDict({"class": nn.Linear(4, 4)})), r"expected modules that code can name, got 'class'\. Rename it"),
     "branch": (
         Branching(),
         r"expected control flow that does not depend on tensor values, .* at test_trace_refusals\.py:\d+ .*torch\.where",
