@@ -24,6 +24,7 @@ from analysis.source import read_tensors
 from rewrite import Bound, FileError, Law, PassError, Program, TautomerError
 from rewrite.errors import nearest
 
+KEYS = ("name", "at", "term")
 TENSOR = re.compile(r"(?P<file>.+\.safetensors)(:(?P<key>.+))?")
 WEIGHT = re.compile(r"weight:(?P<name>[^\[\]]+)(\[(?P<rows>\d+(\s*,\s*\d+)*)\])?")
 
@@ -54,6 +55,8 @@ def read_plan(path: Path, program: Program) -> list[Bound]:
 def _bound(table: dict[str, Any], folder: Path, program: Program) -> Bound:
     name, at, term = table.pop("name", None), table.pop("at", None), table.pop("term", None)
     law = getattr(passes, name) if name in passes.__all__ else None
+    if name is None and table:
+        raise PassError(f"expected name, at, term and the pass's arguments, got {next(iter(table))!r}.{nearest(next(iter(table)), KEYS)}")
     if not isinstance(law, Law):
         raise PassError(f"expected name = one of {', '.join(passes.__all__)}, got {name!r}.{nearest(str(name), passes.__all__)}")
     where = [at] if isinstance(at, str) else at
@@ -72,6 +75,9 @@ def _argument(value: Any, folder: Path, program: Program) -> Any:
     if found := WEIGHT.fullmatch(value):
         weight = program.weight(found["name"])
         rows = [int(row) for row in found["rows"].split(",")] if found["rows"] else []
+        size = weight.value.shape[0] if weight.value.dim() else 0
+        if any(row >= size for row in rows):
+            raise PassError(f"{value}: expected rows from 0 to {size - 1}, got {max(rows)}. The weight has {size} rows.")
         return weight if not rows else weight[rows[0]] if len(rows) == 1 else weight[rows]
     if found := TENSOR.fullmatch(value):
         return _from_file(folder / found["file"], found["key"])

@@ -23,6 +23,8 @@ def direction(y: Tensor, *, d: Tensor) -> Terms:
 @direction.guard
 def _nonzero(y: Tensor, *, d: Tensor) -> Skip | None:
     value = getattr(d, "value", d)
+    if not value.is_floating_point():
+        return Skip(f"d holds {value.dtype}, not floating point numbers")
     if value.dim() != 1 or value.shape[0] != y.shape[-1]:
         return Skip(f"d has shape {list(value.shape)}, the site's last axis is {y.shape[-1]}")
     if value.is_meta:

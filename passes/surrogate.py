@@ -85,6 +85,8 @@ def least_squares(site: SiteView, batches: Iterable[Mapping[str, Any]]) -> nn.Li
     """
     inputs, outputs = [], []
     for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise PassError(f"{site.address}: expected fit= batches as dicts of inputs, got {type(batch).__name__}. Write fit=[dict(x=x)].")
         values = site.program.values([f"{site.module}@in", site.address], **batch)
         inputs.append(values[f"{site.module}@in"].detach().flatten(0, -2))
         outputs.append(values[site.address].detach().flatten(0, -2))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rewrite.errors import InputError
+from rewrite.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from rewrite.program import Program
@@ -41,10 +41,9 @@ def _as_in_example(program: Program, args: tuple[Any, ...], kwargs: Mapping[str,
     extra = [name for name in given if name not in wanted and given[name] is not None]
     missing = [name for name in wanted if name not in given]
     if extra or missing or len(args) > len(names):
-        problem = f"no {missing[0]!r}" if missing else f"{extra[0]!r}" if extra else f"{len(args)} positional arguments"
-        raise InputError(
-            f"{program.header.model}: expected the arguments of the example, {wanted}, got {problem}. Trace with an example that has them."
-        )
+        problem = f"{extra[0]!r}" if extra else f"no {missing[0]!r}" if missing else f"{len(args)} positional arguments"
+        advice = (nearest(extra[0], wanted) if extra else "") or " Trace with an example that has them."
+        raise InputError(f"{program.header.model}: expected the arguments of the example, {wanted}, got {problem}.{advice}")
     return tuple(given[name] for name in names[: len(example_args)]), {name: given[name] for name in example_kwargs}
 
 

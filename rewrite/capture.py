@@ -6,8 +6,10 @@ become named constants: nothing is baked.
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from rewrite.errors import PassError
 
 aten = torch.ops.aten
+READINGS = (aten.item.default, aten._local_scalar_dense.default)
 NO_OPS = (aten.lift_fresh_copy.default, aten.lift_fresh.default)
 
 
@@ -39,6 +42,18 @@ class Captured:
         return tuple(self.graph.output_node().args[0])  # type: ignore[arg-type]
 
 
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keeps torch from logging a traceback for every op that does not fit: the error says it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def capture(function: Callable[..., Sequence[Any]], values: Sequence[Any], mode: FakeTensorMode, what: str) -> Captured:
     """The graph of `function(*values)`, where `values` are fake tensors of `mode` (or numbers, kept as they are).
 
@@ -52,7 +67,7 @@ def capture(function: Callable[..., Sequence[Any]], values: Sequence[Any], mode:
     sizes = dict(environment.replacements) if environment is not None else {}
     ranges = dict(environment.var_to_range) if environment is not None else {}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), quiet_log(), torch.no_grad():
             warnings.simplefilter("ignore")
             module = make_fx(functional, tracing_mode="symbolic", pre_dispatch=True, _allow_non_fake_inputs=True)(*values)
     except PassError:
@@ -65,6 +80,9 @@ def capture(function: Callable[..., Sequence[Any]], values: Sequence[Any], mode:
         raise PassError(
             f"{what}: expected a function for all sizes, got one that fixes {found}. Ask no sizes, or trace with dynamic=False."
         )
+    read = [node for node in module.graph.nodes if node.target in READINGS]
+    if read:
+        raise PassError(f"{what}: expected a function of its tensors' values that torch can capture, got one that calls .item().")
     guards = tuple(str(guard.expr) for guard in environment.guards[before:]) if environment is not None else ()
     return _tidy(module, what, guards)
 

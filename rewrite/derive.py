@@ -6,11 +6,8 @@ list or formula may grow beyond what programs have.
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 
 from rewrite.allowed import draws
+from rewrite.capture import quiet_log
 from rewrite.schema import bad
 from rewrite.sizes import LARGEST_NUMBER, Sizes
 
@@ -33,7 +31,7 @@ def derive(graph: fx.Graph, sizes: Sizes, where: str) -> None:
     """
     before = sizes.names()
     values: dict[fx.Node, Any] = {node: sizes.one_of(node.meta["val"]) for node in graph.nodes if node.op == "placeholder"}
-    with sizes.mode, torch.no_grad(), _quiet():
+    with sizes.mode, torch.no_grad(), quiet_log():
         for node in graph.nodes:
             if node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])  # type: ignore[misc]
@@ -67,18 +65,6 @@ def _derive_one(target: Any, args: Any, kwargs: Any, sizes: Sizes, where: str) -
         raise bad(where, "arguments that fit its op", text) from None
     _check_result(value, sizes, where)
     return value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch from logging a traceback for every op that does not fit: the error says it."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _check_arguments(target: Any, args: Any, kwargs: Any, where: str) -> None:

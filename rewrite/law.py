@@ -59,6 +59,8 @@ class Law:
         self.tensors = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.annotation in (Tensor, "Tensor"))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], str):
+            raise PassError(f"{self.name}: expected tensors, got an address. Write {self.function.__name__}.at({args[0]!r}).")
         return self.function(*args, **kwargs)
 
     def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:

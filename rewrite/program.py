@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from rewrite import address as addresses
 from rewrite.call import bind, restore
-from rewrite.errors import SiteError, nearest
+from rewrite.errors import InputError, SiteError, nearest
 from rewrite.gates import Gates
 from rewrite.records import Calling, Claim, Edit, FamilyRecord, GateRecord, Header, Leaf, Site, SiteKind, SplitRecord, Step
 from rewrite.run import Runner
@@ -146,6 +146,10 @@ class Program:
         """
         from rewrite.poke import poke
 
+        if not isinstance(inputs, Mapping):
+            raise InputError(
+                f"run: expected keyword inputs as a dict, got {type(inputs).__name__}. Write run(dict(input_ids=ids)) or run({{}}, ids)."
+            )
         return poke(self, bind(self, args, inputs), dict(edit or {}), list(read))
 
     def refresh(self) -> None:

@@ -42,6 +42,8 @@ def save(program: Program, directory: str | os.PathLike[str]) -> None:
     tensors = Tensors()
     record = encode_folder(program, tensors)
     try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MAIN).exists() and not any(folder.glob("*.partial")):
+            raise FileError(f"save to {folder}: expected a new folder or one of ours, got one with other files. Choose another one.")
         folder.mkdir(parents=True, exist_ok=True)
         old = _weights_named_by(folder)
         name, digest = _write_weights(folder, tensors)

@@ -60,6 +60,9 @@ def equivalence(
     """
     if weights not in ("same", "any"):
         raise InputError(f"equivalence: expected weights='same' or 'any', got {weights!r}.")
+    for program in (a,) if b is None else (a, b):
+        if not isinstance(program, Program):
+            raise InputError(f"equivalence: expected programs, got {type(program).__name__}. Trace it first: trace(model, **inputs).")
     if not 0 < bound < 1:
         raise InputError(f"equivalence: expected a bound between 0 and 1, got {bound!r}. 2**-20 is the default.")
     first, second = (a.origin, a) if b is None else (a, b)

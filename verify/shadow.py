@@ -5,7 +5,7 @@ Derived constants are expressions of the graph, so they are computed in that pre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,7 +81,7 @@ def sweep(
 def _plan(program: Program, given: set[str], want: Sequence[str]) -> tuple[list[fx.Node], dict[str, list[str]]]:
     nodes = program.nodes
     reached = needed([nodes[name] for name in want], {nodes[name] for name in given})
-    order = [node for node in program.graph.nodes if node in reached]
+    order = _weights_late(node for node in program.graph.nodes if node in reached)
     reader: dict[str, str] = {}
     for node in order:
         if node.name not in given:
@@ -91,6 +91,19 @@ def _plan(program: Program, given: set[str], want: Sequence[str]) -> tuple[list[
         if name not in want:
             last.setdefault(by, []).append(name)
     return order, last
+
+
+def _weights_late(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """The nodes in order, each leaf right before its first reader: a weight is converted when it is needed, not before."""
+    order: dict[fx.Node, None] = {}
+    leaves = []
+    for node in nodes:
+        if node.op == "placeholder":
+            leaves.append(node)
+            continue
+        order.update((n, None) for n in node.all_input_nodes if n.op == "placeholder")
+        order[node] = None
+    return list(order | dict.fromkeys(leaves))
 
 
 def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torch.dtype | None) -> Any:

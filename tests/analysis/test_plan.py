@@ -76,6 +76,8 @@ def test_batches_to_fit_on_are_files(tmp_path: Path, program: Program) -> None:
         ("[[pass]]\nname = 'direction'\nat = '0'\nd = [1]\nterm = 3", PassError, "expected term = a name in quotes, got 3"),
         ("[[pass]]\nname = 'gates'\nat = '0'\nk = 1", PassError, "expected arguments among .*, got 'k'"),
         ("[[pass]]\nname = 'subspace'\nat = '0'\nbasis = [[1, 2], [3]]", PassError, "expected rows of one length"),
+        ("[[pass]]\nnmae = 'gates'\nat = '0'", PassError, "got 'nmae'. Nearest: 'name'"),
+        ("[[pass]]\nname = 'direction'\nat = '0'\nd = 'weight:0.weight[99]'", PassError, "expected rows from 0 to"),
         ("[[pass]]\nname = 'direction'\nat = '0'\nd = 'none.safetensors:d'", FileError, "got nothing there"),
         (
             "[[pass]]\nname = 'direction'\nat = '0'\nd = 'v.safetensors:upp'",
@@ -98,3 +100,9 @@ def test_wrong_plans(tmp_path: Path, program: Program, text: str, error: type[Ta
 def test_missing_plan(tmp_path: Path, program: Program) -> None:
     with pytest.raises(FileError, match="expected a plan, got none that can be read"):
         read_plan(tmp_path / "none.toml", program)
+
+
+def test_a_word_for_a_tensor_is_refused_when_applied(tmp_path: Path, program: Program) -> None:
+    (bound,) = read_plan(plan(tmp_path, "[[pass]]\nname = 'direction'\nat = '0'\nd = 'wait:0.weight[1]'"), program)
+    with pytest.raises(PassError, match="expected a tensor, got str"):
+        program.apply(bound)
