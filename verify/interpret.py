@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused
 from verify.rules import RULES, elementwise, integers, movement, norms, ring
-from verify.value import Agreement, Choice, Concrete, Field, Value, either, flat, is_value, mapped
+from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped
 from verify.world import World
 
 __all__ = ["Refused", "evaluate", "same"]
@@ -142,7 +142,7 @@ class _Run:
         return self._checked(node, out, meta)
 
     def _checked(self, node: fx.Node, out: Value, meta: Any) -> Value:
-        if not is_value(out) or not isinstance(meta, Tensor):
+        if not is_value(out) or not isinstance(meta, Tensor | Like):
             return out
         self._shape(node, tuple(out.shape), meta)
         if isinstance(out, Field):
@@ -162,8 +162,8 @@ class _Run:
                 f"rule of {node.target} at {node.name}: {len(value.parts)} residues of shapes {[tuple(p.shape) for p in value.parts]}"
             )
 
-    def _shape(self, node: fx.Node, shape: tuple[int, ...], meta: Tensor) -> None:
-        if len(shape) != meta.dim():
+    def _shape(self, node: fx.Node, shape: tuple[int, ...], meta: Tensor | Like) -> None:
+        if len(shape) != len(meta.shape):
             raise AssertionError(f"rule of {node.target} at {node.name}: shape {shape}, torch gives {tuple(meta.shape)}")
         for size, expected in zip(shape, meta.shape, strict=True):
             if size != (expected if isinstance(expected, int) else self._size(expected, size)):
@@ -183,7 +183,7 @@ def _types(node: fx.Node) -> tuple[torch.dtype, torch.dtype]:
     """The type of a node's result (the first, if several), and the float type that its numbers are read in."""
     first = lambda v: v[0] if isinstance(v, (list, tuple)) and v else v  # noqa: E731
     found = [first(n.meta.get("val")) for n in (node, *node.all_input_nodes)]
-    out, *operands = [v.dtype if isinstance(v, Tensor) else torch.float32 for v in found]
+    out, *operands = [v.dtype if isinstance(v, Tensor | Like) else torch.float32 for v in found]
     among = next((d for d in operands if d.is_floating_point), torch.float32)
     return out, out if out.is_floating_point else among
 

@@ -13,6 +13,7 @@ from verify.algebra import Refused
 from verify.selfcheck import self_check
 from verify.shadow import default_dtype, lifted
 from verify.structure import Side
+from verify.value import Like
 
 TOLERANCE = 1e-5  # of the root mean square of torch's result; true rules were measured below 1e-6, false ones above 1e-2
 
@@ -64,8 +65,9 @@ def _as_graph(
 
 
 def lifted_meta(value: Any) -> Any:
-    """A node's recorded value in float64."""
-    return map_aggregate(value, lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x)
+    """What a node's recorded value is like in float64."""
+    lifted_one: Any = lambda x: Like(x.shape, torch.float64) if isinstance(x, Tensor) and x.is_floating_point() else x  # noqa: E731
+    return map_aggregate(value, lifted_one)
 
 
 def _numbers(side: Side, name: str, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_map
 
 from rewrite.program import Program
@@ -114,7 +115,7 @@ def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torc
     def read(leaf: Any) -> Any:
         return values[leaf.name][case] if isinstance(leaf, fx.Node) else lifted(leaf, dtype)
 
-    args, kwargs = tree_map(read, (list(node.args), _keywords(node)), is_leaf=lambda x: isinstance(x, fx.Node))
+    args, kwargs = map_aggregate((node.args, _keywords(node)), read)  # type: ignore[misc]
     return tree_map(lambda out: lifted(out, dtype), target(*args, **kwargs))
 
 

@@ -97,6 +97,14 @@ class Choice:
         return self.weights.shape[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class Like:
+    """The shape and type that a value is to have, where no tensor says it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 Value = Any  # Field | Concrete | Choice, a python number, or a tuple or list of these
 
 
