@@ -7,6 +7,7 @@ rest keeps its own copy of f: editing inside f moves the output, it is not cance
 Source: Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits" (f a transcoder).
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,19 +41,18 @@ def as_function(f: Any) -> Callable[[Tensor], Tensor]:
         if len(symbols) != 1:
             raise PassError(f"surrogate: expected a sympy expression in one symbol, got {len(symbols)} in {f}. Write it in x alone.")
         names = {
-            "exp": torch.exp,
-            "tanh": torch.tanh,
-            "sqrt": torch.sqrt,
-            "log": torch.log,
-            "erf": torch.erf,
-            "sin": torch.sin,
-            "cos": torch.cos,
+            name: _of_either(getattr(torch, name), getattr(math, name)) for name in ("exp", "tanh", "sqrt", "log", "erf", "sin", "cos")
         }
-        function: Any = sympy.lambdify(symbols, f, modules=[{**names, "Max": _largest, "Min": _smallest, "Abs": torch.abs}])
+        function: Any = sympy.lambdify(symbols, f, modules=[{**names, "Max": _largest, "Min": _smallest, "Abs": abs}])
         return lambda x: function(x)
     if not callable(f):
         raise PassError(f"surrogate: expected f= a module, function or sympy expression, or fit= batches, got {type(f).__name__}.")
     return f  # type: ignore[return-value]
+
+
+def _of_either(of_tensor: Callable[[Tensor], Tensor], of_number: Callable[[float], float]) -> Callable[[Any], Any]:
+    """The function of tensors and of plain numbers, such as the root of two in an expression."""
+    return lambda value: of_tensor(value) if isinstance(value, Tensor) else of_number(value)
 
 
 def _largest(*values: Any) -> Tensor:
@@ -94,7 +94,8 @@ def least_squares(site: SiteView, batches: Iterable[Mapping[str, Any]]) -> nn.Li
         raise PassError(f"{site.address}: expected at least one batch to fit on, got none.")
     x, y = torch.cat(inputs), torch.cat(outputs)
     ones = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
-    solution = torch.linalg.lstsq(torch.cat([x, ones], 1).double(), y.double(), driver="gelsd").solution.to(x.dtype)
+    least = torch.finfo(x.dtype).eps * max(x.shape)  # directions that only rounding put into the data (behind a norm) are none
+    solution = torch.linalg.lstsq(torch.cat([x, ones], 1).double(), y.double(), rcond=least, driver="gelsd").solution.to(x.dtype)
     fitted = nn.Linear(x.shape[1], y.shape[1], dtype=x.dtype, device=x.device)
     with torch.no_grad():
         fitted.weight.copy_(solution[:-1].T)
