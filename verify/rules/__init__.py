@@ -1,8 +1,9 @@
 """The meaning of every op: one table per class of ops. What is in none of them is refused by name."""
 
-from verify.rules import elementwise, movement, norms, ring, rows, select
+from verify.rules import elementwise, movement, norms, pools, recurrent, ring, rows, select
 from verify.rules.table import Rule, Table
 
-RULES: Table = {**ring.TABLE, **norms.TABLE, **movement.TABLE, **elementwise.TABLE, **rows.TABLE, **select.TABLE}
+CLASSES = (ring, norms, movement, elementwise, rows, select, pools, recurrent)
+RULES: Table = {op: rule for ops in CLASSES for op, rule in ops.TABLE.items()}
 
 __all__ = ["RULES", "Rule", "Table"]
