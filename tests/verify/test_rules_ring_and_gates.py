@@ -157,3 +157,21 @@ def test_under_quadratic_signs_a_relu_of_a_relu_is_a_relu() -> None:
     assert compare(*pair, X, world=World(KEY, theory="signs")).equal
     assert compare(lambda x: F.relu(2 * x), lambda x: 2 * F.relu(x), X, world=World(KEY, theory="signs")).equal
     assert compare(lambda x: F.relu(x), lambda x: x, X, world=World(KEY, theory="signs")).unequal
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_convolutions_with_a_named_border(padding: str, size: int) -> None:
+    image, kernel = torch.randn(1, 2, 6, 6), torch.randn(3, 2, size, size)
+    assert checked(lambda x, w: F.conv2d(x, w, padding=padding, dilation=2), image, kernel).error < 1e-5
+    assert compare(lambda x, w: F.conv2d(x, w, padding="valid"), lambda x, w: F.conv2d(x, w), image, kernel).equal
+    assert compare(lambda x, w: F.conv2d(x, w, padding="same"), lambda x, w: F.conv2d(x, w), image, kernel).unequal
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_a_normalised_weight(dim: int) -> None:
+    v, g = torch.randn(3, 4, 5), torch.randn([s if d == dim else 1 for d, s in enumerate((3, 4, 5))])
+    others = tuple(d for d in range(3) if d != dim)
+    assert checked(lambda v, g: torch._weight_norm(v, g, dim), v, g).error < 1e-5
+    assert compare(lambda v, g: torch._weight_norm(v, g, dim), lambda v, g: v * (g / v.pow(2).sum(others, True).sqrt()), v, g).equal
+    assert compare(lambda v, g: torch._weight_norm(v, g, dim), lambda v, g: v * g, v, g).unequal

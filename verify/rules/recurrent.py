@@ -97,9 +97,9 @@ def one_step(cell: Cell) -> Callable[..., Any]:
     """The rule of a cell: one step of a layer."""
 
     def rule(a: Algebra, x: Value, state: Any, w_in: Value, w_state: Value, b_in: Value = None, b_state: Value = None) -> Any:
-        before: State = tuple(a.field(v) for v in (state if isinstance(state, (list, tuple)) else [state]))
-        after = cell(a, linear(a, x, w_in, b_in), linear(a, before[0], w_state, b_state), before)
-        return after if len(after) > 1 else after[0]
+        before = [a.field(v) for v in (state if isinstance(state, (list, tuple)) else [state])]
+        after = cell(a, linear(a, x, w_in, b_in), linear(a, before[0], w_state, b_state), tuple(before))
+        return after[0] if len(after) == 1 else after
 
     return rule
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from verify.algebra import Algebra
-from verify.rules.movement import cast, moved
+from verify.rules.movement import cast, moved, padded
 from verify.rules.table import Table, axes
 from verify.value import Field, Value
 
@@ -205,6 +205,25 @@ def conv(
     return convolution(a, x, w, bias, several(stride), several(padding), several(dilation), False, [0] * spatial, groups)
 
 
+def conv_padded(
+    a: Algebra, x: Value, w: Value, bias: Value = None, stride: Any = 1, padding: str = "valid", dilation: Any = 1, groups: int = 1
+) -> Field:
+    """conv1d, conv2d, conv3d with a border called "valid" (none) or "same"."""
+    spatial = len(w.shape) - 2
+    gaps = list(dilation) * (spatial // len(dilation)) if isinstance(dilation, (list, tuple)) else [dilation] * spatial
+    missing = [gap * (size - 1) if padding == "same" else 0 for gap, size in zip(gaps, w.shape[2:], strict=True)]
+    border = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
+    x = a.field(x)
+    return conv(a, padded(a, x, border) if any(border) else x, w, bias, stride, 0, dilation, groups)
+
+
+def weight_norm(a: Algebra, v: Value, g: Value, dim: int = 0) -> Field:
+    """g v / |v|, the norm over all axes but one."""
+    v = a.field(v)
+    others = tuple(d for d in range(len(v.shape)) if d != dim % len(v.shape))
+    return a.mul(a.mul(v, a.oracle("rsqrt", a.sum(a.mul(v, v), others, keepdim=True))), g)
+
+
 def matmul(a: Algebra, x: Value, y: Value) -> Field:
     """x @ y."""
     return a.matmul(x, y)
@@ -266,4 +285,8 @@ TABLE: Table = {
     aten.conv1d.default: conv,
     aten.conv2d.default: conv,
     aten.conv3d.default: conv,
+    aten.conv1d.padding: conv_padded,
+    aten.conv2d.padding: conv_padded,
+    aten.conv3d.padding: conv_padded,
+    aten._weight_norm.default: weight_norm,
 }
