@@ -20,10 +20,10 @@ TOLERANCE = 1e-5  # of the root mean square of torch's result; true rules were m
 
 def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int) -> str | None:
     """What is wrong with the rules in the region of `want` (up to `cuts`, given by name and shape), None if nothing shows."""
-    graph, data, ids = _as_graph(side, want, cuts, torch.Generator().manual_seed(seed))
+    graph, data, ids, plain = _as_graph(side, want, cuts, torch.Generator().manual_seed(seed))
     with default_dtype(torch.float64):
         try:
-            found = self_check(graph, data, ids, [want])
+            found = self_check(graph, data, ids, [want], plain)
         except Refused as refused:
             return str(refused)
         except (KeyError, ValueError, RuntimeError) as error:
@@ -33,11 +33,12 @@ def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int)
 
 def _as_graph(
     side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], generator: torch.Generator
-) -> tuple[fx.Graph, dict[str, Tensor], list[str]]:
-    """The region as a graph of its own in float64, its cuts and leaves as placeholders with data, and which of these are ids."""
+) -> tuple[fx.Graph, dict[str, Tensor], list[str], list[str]]:
+    """The region as a graph of its own in float64, its cuts and leaves as placeholders with data, which of these are ids, and which plain."""
     graph, image = fx.Graph(), {}
     data: dict[str, Tensor] = {}
     ids: list[str] = []
+    plain: list[str] = []
     inside = side.region(want, cuts)
     for node in (n for n in side.graph.nodes if n in inside):
         if node.name in cuts:
@@ -51,6 +52,7 @@ def _as_graph(
                 continue
             data[node.name] = lifted(_numbers(side, node.name, generator), torch.float64)
             ids += [node.name] if leaf.kind == "ids" else []
+            plain += [node.name] if leaf.kind == "plain" else []
         else:
             args, kwargs = map_aggregate(
                 (node.args, node.kwargs), lambda x: image[x] if isinstance(x, fx.Node) else lifted(x, torch.float64)
@@ -61,7 +63,7 @@ def _as_graph(
             image[node] = graph.create_node("placeholder", node.name, name=node.name)
             image[node].meta = {**node.meta, "val": lifted_meta(node.meta.get("val"))}
     graph.output((image[side.nodes[want]],))
-    return graph, data, ids
+    return graph, data, ids, plain
 
 
 def lifted_meta(value: Any) -> Any:

@@ -122,17 +122,19 @@ class SelfCheck:
     nodes: int
 
 
-def self_check(graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str] = (), want: Sequence[str] | None = None) -> SelfCheck:
+def self_check(
+    graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str] = (), want: Sequence[str] | None = None, plain: Sequence[str] = ()
+) -> SelfCheck:
     """How far the rules over float64 are from torch, at the nodes in `want` (every node with a float or bool tensor if None).
 
-    `data` holds a tensor for every placeholder by node name, `ids` names the placeholders that hold token ids. The error at a node
+    `data` holds a tensor for every placeholder by node name, `ids` names the placeholders that hold token ids, `plain` float ones that are what they are. The error at a node
     is the largest difference over the root mean square of torch's result.
     Raises: Refused as `evaluate`; KeyError for a placeholder without data.
     """
     world = RealWorld()
     truth = _torch_run(graph, data)
     names = [n for n in truth if _comparable(truth[n])] if want is None else list(want)
-    values = evaluate(graph, {name: _given(world, name, t, name in ids) for name, t in data.items()}, names, world)
+    values = evaluate(graph, {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}, names, world)
     errors = {name: _error(values[name], truth[name]) for name in names}
     worst = max(errors, key=lambda name: errors[name], default="")
     return SelfCheck(errors.get(worst, 0.0), worst, len(names))
