@@ -218,7 +218,7 @@ def rewritten(program: Program) -> Program:
         if value.is_floating_point() and value.dim() >= 2 and isinstance(value.shape[-1], int) and address.count(".") <= 3:
             wide[address] = torch.randn(value.shape[-1], generator=torch.Generator().manual_seed(len(wide)))
     bound = [direction.at(address, d=d) for address, d in list(wide.items())[:24]]
-    for one in (heads.at(*sites), *bound):
+    for one in (*([heads.at(*sites)] if sites else []), *bound):
         with suppress(TautomerError):  # a model without attention, a module that nothing reads
             program = program.apply(one)
     return program

@@ -86,13 +86,13 @@ class Algebra:
     # Ring
 
     def add(self, x: Value, y: Value) -> Field:
-        """x + y. A tag stays: -inf and the smallest number absorb what is added."""
+        """x + y. A tag stays: -inf and the smallest number absorb what is added, and two smallest numbers overflow to -inf."""
         x, y = self.field(x), self.field(y)
         shape = torch.broadcast_shapes(x.shape, y.shape)
         hard = _spread(either(x.hard, y.hard), shape)
         soft = _spread(either(x.soft, y.soft), shape)
-        if x.soft is not None and y.soft is not None and bool((x.soft & y.soft).any()):
-            self.refuse("two smallest finite numbers are added")
+        if x.soft is not None and y.soft is not None:
+            hard = some(either(hard, _spread(x.soft & y.soft, shape)))
         if hard is not None and soft is not None:
             soft = some(soft & ~hard)
         parts = tuple(self.math.tidy(i, a.double() + b.double()) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))

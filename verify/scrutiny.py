@@ -34,7 +34,7 @@ def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int)
 def _as_graph(
     side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], generator: torch.Generator
 ) -> tuple[fx.Graph, dict[str, Tensor], list[str], list[str]]:
-    """The region as a graph of its own in float64, its cuts and leaves as placeholders with data, which of these are ids, and which plain."""
+    """The region as a graph of its own in float64, data for its cuts and leaves, and which of these are ids, and which plain."""
     graph, image = fx.Graph(), {}
     data: dict[str, Tensor] = {}
     ids: list[str] = []

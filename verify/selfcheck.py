@@ -127,14 +127,16 @@ def self_check(
 ) -> SelfCheck:
     """How far the rules over float64 are from torch, at the nodes in `want` (every node with a float or bool tensor if None).
 
-    `data` holds a tensor for every placeholder by node name, `ids` names the placeholders that hold token ids, `plain` float ones that are what they are. The error at a node
-    is the largest difference over the root mean square of torch's result.
+    `data` holds a tensor for every placeholder by node name, `ids` names the placeholders that hold token ids, `plain` float ones that
+    are what they are. The error at a node is the largest difference over the root mean square of torch's result.
     Raises: Refused as `evaluate`; KeyError for a placeholder without data.
     """
     world = RealWorld()
     truth = _torch_run(graph, data)
     names = [n for n in truth if _comparable(truth[n])] if want is None else list(want)
-    values = evaluate(graph, {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}, names, world)
+    values = evaluate(
+        graph, {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}, names, world
+    )
     errors = {name: _error(values[name], truth[name]) for name in names}
     worst = max(errors, key=lambda name: errors[name], default="")
     return SelfCheck(errors.get(worst, 0.0), worst, len(names))
@@ -174,6 +176,8 @@ def _error(value: Value, truth: object) -> float:
 
 def _field_error(value: Field, truth: Tensor) -> float:
     found = value.parts[0].expand(truth.shape)
+    if value.hard is not None:  # in float64 two smallest numbers of a shorter type do not overflow
+        truth = truth.masked_fill(value.hard & (truth < 1.5 * torch.finfo(torch.float16).min), -math.inf)
     for mask, number in ((value.hard, -math.inf), (value.undefined, math.nan)):
         found = found if mask is None else found.masked_fill(mask, number)
     if value.soft is not None:  # a smallest number absorbs what is added to it

@@ -478,6 +478,19 @@ CASES = (
     Case("another number beside", lambda x: (x, 3), lambda x: (x, 4), WRONG),
     Case("one input twice", lambda x, y: x - y, lambda x, y: 0 * x, REFUTED, (X, X)),
     # right
+    Case(
+        "masked twice by the smallest number",
+        lambda x, y: attend(x, y, is_causal=True),
+        lambda x, y: (torch.where(BELOW, x @ y.T / 2, LOW) + torch.where(BELOW, 0.0, LOW)).softmax(-1) @ y,
+        RIGHT | UNSEEN,
+        PAIR,
+    ),
+    Case(
+        "places from a plain number",
+        lambda x: x.gather(-1, (torch.arange(12.0).view(3, 4) / torch.tensor(4.0)).long()),
+        lambda x: x.gather(-1, (torch.arange(12.0).view(3, 4) * torch.tensor(0.25)).floor().long()),
+        RIGHT,
+    ),
     Case("relu6", lambda x: F.relu6(x), lambda x: x.clamp(0, 6), RIGHT),
     Case("clamped both ways", lambda x: x.clamp(-1, 1), lambda x: x.clamp(max=1).clamp(min=-1), UNSEEN),
     Case("distributed", lambda w, b, x, y: F.linear(x + y, w, b), lambda w, b, x, y: x @ w.T + F.linear(y, w, b), RIGHT, PAIR, (W, B)),
