@@ -6,6 +6,7 @@ from rewrite.load import load
 from rewrite.program import Program
 from rewrite.terms import Family, Skip, Terms, fresh, part
 from rewrite.trace import trace
+from rewrite.weightless import weightless
 
 __all__ = [
     "Bound",
@@ -28,4 +29,5 @@ __all__ = [
     "rewire",
     "split",
     "trace",
+    "weightless",
 ]

@@ -30,6 +30,7 @@ from rewrite.shapes import Example
 from rewrite.strip import strip
 from rewrite.switches import refuse, switched
 from rewrite.taps import Recorder, Tapped
+from rewrite.weightless import check_buffers, standing_in
 
 
 def trace(model: nn.Module, *args: Any, dynamic: bool | Mapping[str, Any] = True, forward_only: bool = False, **kwargs: Any) -> Program:
@@ -76,14 +77,16 @@ def _attempt(model: nn.Module, example: Example, used: Example, specification: A
     """
     recorder = Recorder(model)
     try:
-        with torch.no_grad(), _quiet():
-            exported = torch.export.export(Tapped(model, recorder), *shapes.fresh(used), dynamic_shapes=specification, strict=False)
+        with torch.no_grad(), _quiet(), standing_in(model, used) as given:
+            exported = torch.export.export(Tapped(model, recorder), *shapes.fresh(given), dynamic_shapes=specification, strict=False)
             taps = tuple(recorder.taps)
             strip(exported)
             exported = exported.run_decompositions({})
     except Exception as error:
         raise TraceError(f"{where}: {_why(error)}") from error
-    return build(model, exported, taps, example, Header(type(model).__name__, dynamic, {}, torch=torch.__version__))
+    program = build(model, exported, taps, example, Header(type(model).__name__, dynamic, {}, torch=torch.__version__))
+    check_buffers(program, where)
+    return program
 
 
 @contextmanager

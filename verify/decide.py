@@ -15,6 +15,7 @@ from verify.world import Tally, World
 
 Theory = Literal["gates", "signs"]
 Experiment = Callable[[World], tuple[Any, Any]]
+PER_PRIME = 5 - 21.0  # log2 of the chance that a polynomial of degree 32 vanishes modulo one prime
 MOST_PRIMES, MOST_RUNS = 6, 40  # a 128-bit oracle state holds six residues; beyond that, independent runs
 
 
@@ -40,18 +41,19 @@ def sub_key(key: bytes, *what: Any) -> bytes:
     return hashlib.blake2b(repr(what).encode(), key=key, digest_size=16).digest()
 
 
-def first_count(share: float) -> int:
-    """A number of primes to start with: regions of small transformers reach about 2^-30 with three, 2^-47 with four."""
-    return 3 if share >= -26 else 4 if share >= -46 else 5
+def first_count(share: float, calls: int) -> int:
+    """A number of primes to start with, for so many values of functions: pairs of them meet by chance, at arguments of degree 32 or so."""
+    pairs = 2 * math.log2(max(2, calls)) - 1
+    return next((n for n in range(3, MOST_PRIMES) if pairs + n * PER_PRIME <= share), MOST_PRIMES)
 
 
-def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "gates", *, dual: bool = False) -> Decision:
+def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "gates", *, dual: bool = False, calls: int = 0) -> Decision:
     """Whether the two sides that `experiment` computes in a world are equal, wrong with probability at most 2^share.
 
-    In `dual` worlds derivatives are compared too. Runs under independent keys multiply. A bound of infinity (a degree reached a prime)
-    is handed back as it is.
+    In `dual` worlds derivatives are compared too. `calls` says about how many values of functions there are. Runs under independent keys
+    multiply. A bound of infinity (a degree reached a prime) is handed back as it is.
     """
-    count = first_count(share) if theory == "gates" else MOST_PRIMES
+    count = first_count(share, calls) if theory == "gates" else MOST_PRIMES
     total = 0.0
     for run in range(MOST_RUNS):
         world = World(sub_key(key, theory, run, count), count, theory, dual=dual)

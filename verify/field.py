@@ -7,17 +7,17 @@ maps to m * 2^e mod p, which respects sums and products because 2 is invertible.
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Parts = tuple[Tensor, ...]  # one tensor per prime
+from verify.drawn import LARGE, Drawn, stream
+
+Parts = tuple[Tensor, ...]  # one tensor per prime; a random matrix may be `verify.drawn.Drawn`, which acts as one
 
 BITS = 21
 EXPONENTS = 1200  # doubles are m * 2^e with |e| <= 1126
@@ -130,6 +130,8 @@ class Modular:
     def matmul(self, i: int, a: Tensor, b: Tensor) -> Tensor:
         """`a @ b` reduced: in blocks when `b` is a stored matrix or the sums are too long for a double."""
         length = a.shape[-1]
+        if isinstance(b, Drawn):
+            return self._by_drawn_matrix(i, a.double(), b)
         if b.dim() == 2 and (b.dtype == torch.float32 or length > self.longest[i]):
             return self._by_stored_matrix(i, a.double(), b)
         if length <= self.longest[i]:
@@ -155,6 +157,20 @@ class Modular:
                 result[:, left : left + wide] += self.tidy_long(i, flat[:, top : top + tall] @ block)
         return self.tidy(i, result).reshape(*a.shape[:-1], b.shape[1])
 
+    def _by_drawn_matrix(self, i: int, a: Tensor, b: Drawn) -> Tensor:
+        flat = a.reshape(-1, a.shape[-1])
+        result = torch.zeros(flat.shape[0], b.shape[1], dtype=torch.float64)
+        for first, block in b.blocks():
+            across = slice(first, first + block.shape[0])
+            if not b.turned:
+                result += self.tidy_long(i, flat[:, across] @ block)
+                self.tidy(i, result)
+                continue
+            for left in range(0, block.shape[1], self.longest[i]):
+                some = slice(left, left + self.longest[i])
+                result[:, across] += self.tidy_long(i, flat[:, some] @ block[:, some].t())
+        return self.tidy(i, result).reshape(*a.shape[:-1], b.shape[1])
+
     def _doubled(self, block: Tensor) -> Tensor:
         if block.dtype == torch.float64:
             return block
@@ -167,20 +183,13 @@ class Modular:
         return room.copy_(block)
 
 
-def stream(key: bytes, label: str) -> torch.Generator:
-    """A generator whose whole 19,937-bit state depends on key and label: `manual_seed` would keep 32 bits of them."""
-    words = np.frombuffer(blake2b(label.encode(), key=key, digest_size=32).digest(), dtype=np.uint32)
-    state = np.random.RandomState(words).get_state(legacy=True)[1]  # type: ignore[index]
-    generator = torch.Generator()
-    raw = bytearray(generator.get_state().numpy().tobytes())
-    raw[:24] = struct.pack("<QiiQ", 0, 1, 1, 0)
-    raw[24 : 24 + 624 * 8] = np.asarray(state, dtype=np.uint64).tobytes()
-    generator.set_state(torch.frombuffer(raw, dtype=torch.uint8).clone())
-    return generator
-
-
 def uniform(math_: Modular, key: bytes, label: str, shape: tuple[int, ...]) -> Parts:
-    """Uniform residues that depend on key, label and shape alone, stored in float32 (exact below 2^24). Shapes: `shape`."""
+    """Uniform residues that depend on key, label and shape alone, stored in float32 (exact below 2^24). Shapes: `shape`.
+
+    Those of a large matrix are drawn when they are read.
+    """
+    if len(shape) == 2 and math.prod(shape) > LARGE:
+        return tuple(Drawn(shape, p, key, f"{label}|{shape}|{p}") for p in math_.primes)  # type: ignore[misc]
     return tuple(
         torch.empty(shape, dtype=torch.float32).random_(-(p // 2), p // 2 + 1, generator=stream(key, f"{label}|{shape}|{p}"))
         for p in math_.primes

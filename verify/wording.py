@@ -71,6 +71,7 @@ def counts(made: Sequence[Composition], proofs: Sequence[Proof]) -> dict[str, in
         **({"claims": sum(proof.proved for proof in proofs)} if proofs else {}),
         "primes at most": max((region.decision.primes for region in regions), default=0),
         "expressions whose rules were compared with torch": sum(len(composition.sound) for composition in made),
+        **({"too large for that": unchecked} if (unchecked := sum(len(composition.unchecked) for composition in made)) else {}),
     }
 
 

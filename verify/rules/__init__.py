@@ -5,5 +5,7 @@ from verify.rules.table import Rule, Table
 
 CLASSES = (ring, norms, movement, elementwise, rows, select, pools, recurrent)
 RULES: Table = {op: rule for ops in CLASSES for op, rule in ops.TABLE.items()}
+# ops whose rules call random functions
+FUNCTIONS = frozenset((*elementwise.TABLE, *norms.TABLE, *rows.TABLE)) - frozenset(elementwise.CHOOSING)
 
-__all__ = ["RULES", "Rule", "Table"]
+__all__ = ["FUNCTIONS", "RULES", "Rule", "Table"]

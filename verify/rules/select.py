@@ -41,6 +41,9 @@ def weights(a: Algebra, index: Value, size: int) -> Field:
 def rows_at(a: Algebra, table: Field, index: Value, dim: int) -> Field:
     """`table` read at soft positions along dim, which the positions' own dims replace."""
     w = weights(a, index, table.shape[dim])
+    if len(table.shape) == 2 and dim == 0:
+        flat = a.matmul(w.each(lambda t: t.reshape(-1, t.shape[-1])), table)
+        return flat.each(lambda t: t.reshape(*w.shape[:-1], table.shape[1]))
     front = table.each(lambda t: t.movedim(dim, 0))
     rest, lead = front.shape[1:], tuple(w.shape[:-1])
     flat = front.each(lambda t: t.reshape(t.shape[0], -1))
