@@ -12,6 +12,7 @@ from torch import Tensor
 from verify.arithmetic import Arithmetic, Refused, nothing
 from verify.degree import FREE
 from verify.derivative import partials
+from verify.oracle import canonical_sign
 from verify.value import Concrete, Edge, Field, Value, either, some
 
 __all__ = ["Algebra", "Refused", "nothing"]
@@ -24,6 +25,8 @@ class Algebra(Arithmetic):
 
     def oracle(self, name: str, x: Value, *more: Value, odd: bool = False) -> Field:
         """The function `name` of x (and more), known only to be a function, and odd where said."""
+        if self.world.theory == "exponents" and name in ("exp", "tanh"):
+            return self._by_exp(name, self.plain(x))
         arguments = [self.plain(x), *(self.plain(m) for m in more)]
         if more:
             shape = torch.broadcast_shapes(*(a.shape for a in arguments))
@@ -42,24 +45,75 @@ class Algebra(Arithmetic):
         ]
         return self.following(out, *terms) if terms else self.still(out)
 
+    def _by_exp(self, name: str, x: Field) -> Field:
+        """exp x, of which exp(-x) is the inverse, or tanh x = 1 - 2 / (exp(2x) + 1)."""
+        if name == "tanh":
+            return self.sub(1, self.scale(self.inverse(self.add(self._by_exp("exp", self.scale(x, 2)), 1)), 2))
+        sign = canonical_sign(x.parts)
+        drawn = self.world.oracle("exp", [replace(x, parts=tuple(part * sign for part in x.parts))])
+        below, zero = self.math.inverse(drawn)
+        parts = tuple(torch.where(sign > 0, u, torch.where(sign < 0, v, 1.0)) for u, v in zip(drawn, below, strict=True))
+        degree = FREE.plus(FREE.inverted(zero.numel()))
+        out = Field(parts, degree, None, None, either(x.undefined, some(zero & (sign < 0))), x.dtype)
+        out = out if x.tangent is None else out.moving(self.mul(out, x.tangent))
+        return out.formed("exp", x)
+
+    def largest(self, *members: Field) -> Field:
+        """The largest of several values, as a random function of the set of them."""
+        shape = torch.broadcast_shapes(*(m.shape for m in members))
+        wide = [m.each(lambda t: t.expand(shape)) for m in members]
+        tangents = None if all(m.tangent is None for m in wide) else [m.tangent or nothing(m) for m in wide]
+        stacked = _stacked(wide)
+        out = Field(self.world.largest_row(stacked, None), FREE, None, None, either(*(m.undefined for m in wide)), wide[0].dtype)
+        if tangents is not None:
+            out = out.moving(self.sum(self.mul(self.first_weights(stacked, None), _stacked(tangents)), (len(shape),)))
+        return out.formed("max", *wide) if len(wide) <= MOST_MEMBERS else out
+
+    def first_weights(self, x: Field, present: Tensor | None) -> Field:
+        """Random weights of a row's sum one over the distinct values along the last dim. Shapes: as `x`."""
+        first, drawn = self.world.largest_weights(x, present)
+        share = self.inverses(first.sum(-1, keepdim=True))
+        drawn = self.masked(drawn, first)
+        lacking = [self.math.tidy(i, 1 - part.sum(-1, keepdim=True)) for i, part in enumerate(drawn)]
+        rest = [self.math.tidy(i, lack * s) for i, (lack, s) in enumerate(zip(lacking, share.parts, strict=True))]
+        return Field(self.masked(tuple(self.math.tidy(i, d + r) for i, (d, r) in enumerate(zip(drawn, rest, strict=True))), first), FREE)
+
+    def _as_set(self, x: Value, *others: Value) -> Field | None:
+        """The largest of all in a theory of sets, None in another."""
+        if self.world.theory != "maxima":
+            return None
+        found: list[Field] = []
+        for value in map(self.plain, (x, *others)):
+            form = value.made("max")
+            found.extend(form.operands if form is not None else [value])
+        return self.largest(*found)
+
     # Signs. What is continuous at zero is x times a sign, whatever the sign of zero; what jumps there has to tell where x is zero
 
     def positive(self, x: Value) -> Field:
         """max(x, 0) = x (1 + sign x) / 2."""
+        if (found := self._as_set(x, 0)) is not None:
+            return found
         x = self.plain(x)
         return self.scale(self.add(x, self.magnitude(x)), Fraction(1, 2))
 
     def magnitude(self, x: Value) -> Field:
         """|x| = x sign x."""
+        if self.world.theory == "maxima":
+            return self.larger(x, self.neg(x))
         x = self.plain(x)
         return self.mul(x, self._sign(x))
 
     def larger(self, x: Value, y: Value) -> Field:
         """max(x, y) = y + max(x - y, 0)."""
+        if (found := self._as_set(x, y)) is not None:
+            return found
         return self.add(y, self.positive(self.sub(x, y)))
 
     def smaller(self, x: Value, y: Value) -> Field:
         """min(x, y) = x - max(x - y, 0)."""
+        if self.world.theory == "maxima":
+            return self.neg(self.larger(self.neg(x), self.neg(y)))
         return self.sub(x, self.positive(self.sub(x, y)))
 
     def _sign(self, x: Field) -> Field:
@@ -133,6 +187,17 @@ class Algebra(Arithmetic):
         if x.tangent is None and y.tangent is None:
             return out
         return out.moving(Algebra._taken(bits, x.tangent or nothing(x), y.tangent or nothing(y)))
+
+
+MOST_MEMBERS = 64  # of a set that is remembered
+
+
+def _stacked(members: Sequence[Field]) -> Field:
+    """The values side by side along a new last dim."""
+    degree = members[0].degree
+    for member in members[1:]:
+        degree = degree.plus(member.degree)
+    return Field(tuple(torch.stack([p.double() for p in parts], -1) for parts in zip(*(m.parts for m in members), strict=True)), degree)
 
 
 def _pick(bits: Tensor, a: Tensor | None, b: Tensor | None, shape: Sequence[int]) -> Tensor | None:

@@ -109,7 +109,11 @@ class Arithmetic:
     def neg(self, x: Value) -> Field:
         """-x."""
         x = self.plain(x)
-        return self.linear(x, lambda v: replace(v, parts=tuple(-part for part in v.parts)))
+        out = self.linear(x, lambda v: replace(v, parts=tuple(-part for part in v.parts)))
+        for kind, turned in (("max", "min"), ("min", "max")):
+            if (form := x.made(kind)) is not None:
+                return out.formed(turned, *form.operands)  # type: ignore[arg-type]
+        return out
 
     def sub(self, x: Value, y: Value) -> Field:
         """x - y."""

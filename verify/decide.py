@@ -6,14 +6,13 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from verify.field import Vanishing
 from verify.interpret import Refused, same
 from verify.value import Agreement, Field
-from verify.world import Tally, World
+from verify.world import Law, Tally, World
 
-Theory = Literal["gates", "signs"]
 Experiment = Callable[[World], tuple[Any, Any]]
 PER_PRIME = 5 - 21.0  # log2 of the chance that a polynomial of degree 32 vanishes modulo one prime
 MOST_PRIMES, MOST_RUNS = 6, 40  # a 128-bit oracle state holds six residues; beyond that, independent runs
@@ -29,7 +28,7 @@ class Decision:
     equal: bool
     log2_bound: float = 0.0
     primes: int = 0
-    theory: Theory = "gates"
+    theory: Law = "gates"
     agreement: Agreement | None = None
     refused: str | None = None
     shape: tuple[int, ...] | None = None
@@ -47,13 +46,13 @@ def first_count(share: float, calls: int) -> int:
     return next((n for n in range(3, MOST_PRIMES) if pairs + n * PER_PRIME <= share), MOST_PRIMES)
 
 
-def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "gates", *, dual: bool = False, calls: int = 0) -> Decision:
+def decide(experiment: Experiment, key: bytes, share: float, theory: Law = "gates", *, dual: bool = False, calls: int = 0) -> Decision:
     """Whether the two sides that `experiment` computes in a world are equal, wrong with probability at most 2^share.
 
     In `dual` worlds derivatives are compared too. `calls` says about how many values of functions there are. Runs under independent keys
     multiply. A bound of infinity (a degree reached a prime) is handed back as it is.
     """
-    count = first_count(share, calls) if theory == "gates" else MOST_PRIMES
+    count = first_count(share, calls) if theory != "signs" else MOST_PRIMES
     total = 0.0
     for run in range(MOST_RUNS):
         world = World(sub_key(key, theory, run, count), count, theory, dual=dual)

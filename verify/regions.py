@@ -25,9 +25,14 @@ from verify.interpret import evaluate
 from verify.rules import FUNCTIONS
 from verify.scrutiny import fault, too_large
 from verify.structure import Numbering, Side, floating
-from verify.world import World
+from verify.world import Law, World
 
 aten = torch.ops.aten
+OTHERWISE: dict[Law, frozenset[str]] = {  # theories to try on what is unequal, and the functions that give hope
+    "signs": frozenset(("sign",)),
+    "exponents": frozenset(("exp", "tanh", "log", "softmax", "logsumexp")),
+    "maxima": frozenset(("sign", "largest")),
+}
 GIVE_UP = 5  # pairs in a row that are not equal: hints are no help then
 ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.alias.default, aten.neg.default)
 
@@ -191,10 +196,11 @@ class Composition:
 
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
         decision = decide(experiment, key, self.share, dual=self.dual, calls=self._calls(x, at_a, y, at_b))
-        if not decision.equal and decision.refused is None and signs and decision.tally.calls.get("sign"):
-            self.attempts += 1
-            other = decide(experiment, key, self.share, "signs", dual=self.dual)
-            decision = other if other.equal else decision
+        for theory, functions in OTHERWISE.items() if signs else ():
+            if not decision.equal and decision.refused is None and not functions.isdisjoint(decision.tally.calls):
+                self.attempts += 1
+                other = decide(experiment, key, self.share, theory, dual=self.dual)
+                decision = other if other.equal else decision
         self.memo[known] = decision = self._scrutinised(decision, known, (x, at_a), (y, at_b))
         return Region(pair, decision, tuple(cuts))
 
@@ -206,15 +212,15 @@ class Composition:
     def _scrutinised(self, decision: Decision, known: Any, *ends: tuple[str, Mapping[str, Cut]]) -> Decision:
         """The decision, refused if a rule that it rests on is not what torch computes there."""
         for side, (want, cuts), what in zip((self.a, self.b), ends, known, strict=True) if decision.equal else ():
-            if what not in self.sound and what not in self.unchecked:
+            if (what, decision.theory) not in self.sound and what not in self.unchecked:
                 shapes = {name: cut.shape for name, cut in cuts.items()}
                 if too_large(side, want, shapes):
                     self.unchecked.add(what)
                     continue
-                found = fault(side, want, shapes, len(self.sound), slopes=self.dual)
+                found = fault(side, want, shapes, len(self.sound), decision.theory, slopes=self.dual)
                 if found:
                     return replace(decision, equal=False, refused=f"the checker found fault with itself: {found}")
-                self.sound.add(what)
+                self.sound.add((what, decision.theory))
         return decision
 
     def _signature(self, x: str, y: str, at_a: Mapping[str, Cut], at_b: Mapping[str, Cut]) -> Any:

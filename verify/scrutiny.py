@@ -15,13 +15,14 @@ from verify.selfcheck import self_check, slope_check
 from verify.shadow import default_dtype, lifted
 from verify.structure import Side
 from verify.value import Like
+from verify.world import Law
 
 REPEATED = 999_983  # random numbers that stand for those of a tensor without values: a prime, so that rows differ
 LARGEST = 1 << 26  # elements of a tensor beyond which a region is not compared: random numbers for it would fill the memory
 TOLERANCE = 1e-5  # of the root mean square of torch's result; true rules were measured below 1e-6, false ones above 1e-2
 
 
-def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int, *, slopes: bool = False) -> str | None:
+def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int, theory: Law, *, slopes: bool = False) -> str | None:
     """What is wrong with the rules in the region of `want` (up to `cuts`, given by name and shape), None if nothing shows.
 
     With `slopes` it is their derivatives that are compared.
@@ -30,9 +31,9 @@ def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int,
     with default_dtype(torch.float64):
         try:
             if slopes:
-                error = slope_check(graph, data, ids, want, plain, seed)
+                error = slope_check(graph, data, ids, want, plain, seed, theory)
                 return None if error <= TOLERANCE else f"derivatives are {error:.0e} off torch's at {want}"
-            found = self_check(graph, data, ids, [want], plain)
+            found = self_check(graph, data, ids, [want], plain, theory)
         except Refused as refused:
             return str(refused)
         except (KeyError, ValueError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from verify.field import Parts
 from verify.interpret import evaluate
 from verify.oracle import Lanes
 from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped
-from verify.world import World
+from verify.world import Law, World
 
 
 class Real:
@@ -90,8 +90,8 @@ def true_slope(function: Callable[..., Tensor], which: str) -> Callable[..., Ten
 class RealWorld(World):
     """A world in which nothing is random: oracles are the functions they stand for, ids choose their own rows."""
 
-    def __init__(self, *, dual: bool = False) -> None:
-        super().__init__(bytes(16), dual=dual)
+    def __init__(self, theory: Law = "gates", *, dual: bool = False) -> None:
+        super().__init__(bytes(16), theory=theory, dual=dual)
         self.math, self.count = Real(), 1  # type: ignore[assignment]
 
     @staticmethod
@@ -144,7 +144,12 @@ class SelfCheck:
 
 
 def self_check(
-    graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str] = (), want: Sequence[str] | None = None, plain: Sequence[str] = ()
+    graph: fx.Graph,
+    data: Mapping[str, Tensor],
+    ids: Sequence[str] = (),
+    want: Sequence[str] | None = None,
+    plain: Sequence[str] = (),
+    theory: Law = "gates",
 ) -> SelfCheck:
     """How far the rules over float64 are from torch, at the nodes in `want` (every node with a float or bool tensor if None).
 
@@ -152,7 +157,7 @@ def self_check(
     are what they are. The error at a node is the largest difference over the root mean square of torch's result.
     Raises: Refused as `evaluate`; KeyError for a placeholder without data.
     """
-    world = RealWorld()
+    world = RealWorld(theory)
     truth = _torch_run(graph, data)
     names = [n for n in truth if _comparable(truth[n])] if want is None else list(want)
     values = evaluate(
@@ -163,12 +168,14 @@ def self_check(
     return SelfCheck(errors.get(worst, 0.0), worst, len(names))
 
 
-def slope_check(graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str], want: str, plain: Sequence[str], seed: int) -> float:
+def slope_check(
+    graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str], want: str, plain: Sequence[str], seed: int, theory: Law = "gates"
+) -> float:
     """How far the rules' derivative of `want` along a random direction is from torch's: the relative error of a random combination.
 
     Raises: Refused as `evaluate`; RuntimeError where torch has no derivative.
     """
-    world, generator = RealWorld(dual=True), torch.Generator().manual_seed(seed)
+    world, generator = RealWorld(theory, dual=True), torch.Generator().manual_seed(seed)
     draw = lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64)  # noqa: E731
     free = {name: draw(t) for name, t in data.items() if t.dtype.is_floating_point and name not in plain}
     given = {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}

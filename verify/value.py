@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,19 @@ class Along:
     of: Parts
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """How a value was made, for theories that ask: the value whose parts are `of`.
+
+    "exp" of an operand, the "sum" of such or the "softmax" along `dim`, "max" the largest of several, "min" minus the largest.
+    """
+
+    kind: Literal["exp", "sum", "softmax", "max", "min"]
+    operands: tuple[Field, ...]
+    of: Parts
+    dim: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Field:
     """Residues, one tensor per prime, and what lies beside them.
@@ -49,6 +62,15 @@ class Field:
     dtype: torch.dtype = torch.float32
     edge: Edge | None = None
     along: Along | None = None
+    form: Form | None = None
+
+    def made(self, kind: str) -> Form | None:
+        """How the value was made, if it was made so."""
+        return self.form if self.form is not None and self.form.kind == kind and self.form.of is self.parts else None
+
+    def formed(self, kind: Literal["exp", "sum", "softmax", "max", "min"], *operands: Field, dim: int = 0) -> Field:
+        """The value, said to be made so."""
+        return replace(self, form=Form(kind, operands, self.parts, dim))
 
     @property
     def tangent(self) -> Field | None:
@@ -79,7 +101,10 @@ class Field:
         """The value with `op`, which only moves elements, done to the residues and to what lies beside them."""
         move = lambda t: None if t is None else op(t)  # noqa: E731
         marks = {name: move(getattr(self, name)) for name in ("hard", "soft", "undefined")}
-        out = replace(self, parts=tuple(map(op, self.parts)), **marks, along=None)
+        out = replace(self, parts=tuple(map(op, self.parts)), **marks, along=None, form=None)
+        form = self.form
+        if form is not None and form.of is self.parts and form.kind in ("exp", "max", "min"):  # those that act on each element
+            out = out.formed(form.kind, *(operand.each(op) for operand in form.operands))
         return out if self.tangent is None else out.moving(self.tangent.each(op))
 
 

@@ -55,12 +55,20 @@ def other_weights(check: WeightCheck, waived: bool) -> list[str]:
     return [] if waived else [f"{what}: {names}" for what, names in shown.items()]
 
 
+THEORIES = {
+    "signs": "signs as quadratic characters",
+    "exponents": "exp as a homomorphism",
+    "maxima": "largest and smallest as functions of sets",
+}
+
+
 def theory(made: Sequence[Composition]) -> tuple[str, ...]:
     """The laws that the exact tier used."""
     decisions = [region.decision for composition in made for region in composition.regions]
     names = sorted({name for decision in decisions for name in decision.tally.calls})
-    signs = ["signs as quadratic characters"] if any(decision.theory == "signs" for decision in decisions) else []
-    return ("field arithmetic", *signs, *([f"functions known by their laws: {', '.join(names)}"] if names else []))
+    used = {decision.theory for decision in decisions if decision.equal}
+    others = [text for name, text in THEORIES.items() if name in used]
+    return ("field arithmetic", *others, *([f"functions known by their laws: {', '.join(names)}"] if names else []))
 
 
 def counts(made: Sequence[Composition], proofs: Sequence[Proof]) -> dict[str, int]:

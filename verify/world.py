@@ -15,7 +15,7 @@ from verify.field import STREAM_BIAS, Modular, Parts, primes_below, stream, unif
 from verify.oracle import Lanes, Oracles, canonical_sign
 from verify.value import Concrete, Field
 
-Law = Literal["gates", "signs"]
+Law = Literal["gates", "signs", "exponents", "maxima"]
 ROUND = 1 + 2.0**-40  # 62 bits reduced mod p
 
 
@@ -44,12 +44,12 @@ class Tally:
             list_.append(text)
 
 
-CHOICES = {"gates": 1 << 14, "signs": 1 << 14}  # primes to draw from: whoever writes numbers into a program cannot hit them all
+CHOICES = 1 << 14  # primes to draw from: whoever writes numbers into a program cannot hit them all
 
 
 def _drawn_primes(key: bytes, count: int, theory: Law) -> tuple[int, ...]:
     """Primes drawn by the key; for "signs", those in which -1 is no square and 2 is one (whether 3 is a square must not be known)."""
-    choices = primes_below(CHOICES[theory], 8, 7) if theory == "signs" else primes_below(CHOICES[theory])
+    choices = primes_below(CHOICES, 8, 7) if theory == "signs" else primes_below(CHOICES)
     drawn = torch.randint(len(choices), (4 * count,), generator=stream(key, "primes")).tolist()
     return tuple(choices[i] for i in dict.fromkeys(drawn))[:count]
 
@@ -58,7 +58,9 @@ class World:
     """Random weights, inputs and functions under one 128-bit key.
 
     `theory` is "gates" (signs are an odd random function) or "signs" (signs are quadratic characters: multiplicative, of square one,
-    and 2 is positive; a wrong sign of one term survives a prime with probability one half, so its bound is 2^-1 per prime).
+    and 2 is positive; a wrong sign of one term survives a prime with probability one half, so its bound is 2^-1 per prime). In
+    "exponents" exp(-x) = 1/exp(x), products and quotients of exp are looked through, and tanh is written by exp. In "maxima" whatever
+    is a largest or smallest of several is a random function of their set.
     In a `dual` world every random value comes with a random derivative.
     """
 
@@ -113,7 +115,7 @@ class World:
 
     def sign(self, x: Field) -> Parts:
         """The sign of each element, as the theory has it. Shapes: as `x`."""
-        if self.theory == "gates":
+        if self.theory != "signs":
             return self.oracle("sign", [x], odd=True)
         self.tally.call("sign", x.parts[0].numel(), x.degree.total)
         return self.math.signs(x.parts)
@@ -189,7 +191,7 @@ class World:
 
     def log2_bound(self) -> float:
         """log2 of the probability that two programs that differ in this theory agreed here: Schwartz-Zippel, plus collisions of hashes."""
-        terms = [self._agree(self.tally.output, random=self.theory == "gates")]
+        terms = [self._agree(self.tally.output, random=self.theory != "signs")]
         for name, calls in self.tally.calls.items():
             if calls > 1 and self.tally.degrees[name] and not (name == "sign" and self.theory == "signs"):
                 terms.append(2 * math.log2(calls) - 1 + self._agree(self.tally.degrees[name], random=True))

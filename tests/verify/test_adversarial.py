@@ -91,7 +91,7 @@ def times_primes(x: Tensor) -> Tensor:
 def every_prime() -> Tensor:
     """All primes that residues may be taken by, each scaled so that their product stays near one."""
     found, size = [], 0.0
-    for p in primes_below(CHOICES["gates"]):
+    for p in primes_below(CHOICES):
         found.append(p / 2**21 if size > 0 else p / 2**20)
         size += log(found[-1])
     return torch.tensor(found)

@@ -15,6 +15,7 @@ from fractions import Fraction
 import torch
 
 from verify.algebra import Algebra
+from verify.rules.exponents import log, remembered
 from verify.rules.ring import product
 from verify.rules.table import Rule, Table
 from verify.value import Concrete, Field, Value, either
@@ -45,7 +46,8 @@ def sigmoid(a: Algebra, x: Value) -> Field:
 
 def exp(a: Algebra, x: Value) -> Field:
     """exp x, zero at -inf."""
-    return vanishing(a, x, function("exp"))
+    out = vanishing(a, x, function("exp"))
+    return remembered(a, out, "exp", a.field(x))
 
 
 def gelu(a: Algebra, x: Value, approximate: str = "none") -> Field:
@@ -195,7 +197,7 @@ def where(a: Algebra, condition: Value, x: Value, y: Value) -> Field:
     return a.where(condition, x, y)
 
 
-UNARY = dict.fromkeys(("exp2", "log", "log2", "log10", "cos", "cosh", "floor", "acos"), False)
+UNARY = dict.fromkeys(("exp2", "log2", "log10", "cos", "cosh", "floor", "acos"), False)
 ODD = dict.fromkeys(("tanh", "erf", "sin", "tan", "sinh", "asin", "atan", "asinh", "atanh", "trunc", "round"), True)
 
 
@@ -235,6 +237,7 @@ TABLE: Table = {
     **TRUTH,
     **{getattr(aten, name).default: function(name, odd) for name, odd in (UNARY | ODD).items()},
     aten.exp.default: exp,
+    aten.log.default: log,
     aten.expm1.default: lambda a, x: a.sub(exp(a, x), 1),
     aten.erfc.default: lambda a, x: a.sub(1, a.oracle("erf", x, odd=True)),
     aten.ceil.default: lambda a, x: a.neg(a.oracle("floor", a.neg(x))),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from verify.algebra import Algebra
+from verify.rules import exponents
 from verify.rules.movement import cast, moved, padded
 from verify.rules.table import Table, axes
 from verify.value import Field, Value
@@ -44,7 +45,7 @@ def mul(a: Algebra, x: Value, y: Value) -> Field:
     for value, factor in ((x, y), (y, x)):
         if isinstance(factor, (int, float)) and math.isfinite(factor):
             return a.scale(a.field(value), factor)
-    return a.mul(x, y)
+    return exponents.product(a, x, y) or a.mul(x, y)
 
 
 def div(a: Algebra, x: Value, y: Value, *, rounding_mode: str | None = None) -> Field:
@@ -52,8 +53,15 @@ def div(a: Algebra, x: Value, y: Value, *, rounding_mode: str | None = None) -> 
     if isinstance(y, (int, float)) and y != 0 and math.isfinite(y):
         quotient = a.scale(a.field(x), 1 / Fraction(y))
     else:
-        quotient = a.mul(x, a.inverse(y))
+        below = inverse(a, y)
+        quotient = exponents.product(a, x, below) or a.mul(x, below)
     return quotient if rounding_mode is None else a.oracle(rounding_mode, quotient, odd=rounding_mode == "trunc")
+
+
+def inverse(a: Algebra, x: Value) -> Field:
+    """1 / x."""
+    form = a.field(x).made("exp")
+    return a.inverse(x) if form is None or form.operands[0].tagged else a.oracle("exp", a.neg(form.operands[0]))
 
 
 def power(a: Algebra, x: Value, exponent: Value) -> Field:
@@ -115,7 +123,8 @@ def _reduced(a: Algebra, x: Field, equation: str) -> Field:
 def total(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Field:
     """The sum over dims."""
     x = cast(a, x, dtype)
-    return a.sum(x, axes(dims, len(x.shape)), keepdim)
+    over = axes(dims, len(x.shape))
+    return exponents.summed(a, a.sum(x, over, keepdim), x, over)
 
 
 def mean(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Field:
@@ -247,7 +256,7 @@ TABLE: Table = {
     aten.div.Scalar_mode: div,
     aten.true_divide.Tensor: div,
     aten.floor_divide.default: lambda a, x, y: div(a, x, y, rounding_mode="floor"),
-    aten.reciprocal.default: lambda a, x: a.inverse(x),
+    aten.reciprocal.default: inverse,
     aten.neg.default: lambda a, x: a.neg(x),
     aten.square.default: lambda a, x: a.mul(x, x),
     aten.pow.Tensor_Scalar: power,

@@ -65,7 +65,8 @@ def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
     undefined = None if x.undefined is None else x.undefined.any(dim, keepdim=True).expand(x.shape)
     nothing = None if nothing is None else nothing.expand(x.shape)
     out = Field(parts, FREE, None, None, either(undefined, nothing), x.dtype)
-    return out if x.tangent is None else out.moving(_softmax_slope(a, out, x.tangent, dim))
+    out = out if x.tangent is None else out.moving(_softmax_slope(a, out, x.tangent, dim))
+    return out if a.world.theory != "exponents" or x.tagged else out.formed("softmax", x, dim=dim)
 
 
 def _softmax_slope(a: Algebra, s: Field, tangent: Field, dim: int) -> Field:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from verify.algebra import Algebra
+from verify.algebra import MOST_MEMBERS, Algebra
 from verify.degree import FREE
 from verify.rules.movement import moved
 from verify.rules.rows import lines, normalised, presence
@@ -214,6 +214,8 @@ def amax(a: Algebra, x: Value, dims: Any = None, keepdim: bool = False) -> Field
 def _row_amax(a: Algebra, x: Field) -> Field:
     if x.shape[-1] == 1:
         return x.each(lambda t: t.squeeze(-1))
+    if a.world.theory == "maxima" and x.shape[-1] <= MOST_MEMBERS and not x.tagged:
+        return a.largest(*(member.each(lambda t, i=i: t[..., i]) for i in range(x.shape[-1]) for member in _members(x)))
     if x.shape[-1] == 2 and not x.tagged:
         return a.larger(x.each(lambda t: t[..., 0]), x.each(lambda t: t[..., 1]))
     present, uniform, nothing = presence(x, -1)
@@ -223,9 +225,12 @@ def _row_amax(a: Algebra, x: Field) -> Field:
     out = Field(a.world.largest_row(x, present), FREE, None, None, undefined, x.dtype)
     if x.tangent is None:
         return out
-    first, drawn = a.world.largest_weights(x, present)
-    weights = Field(normalised(a, a.masked(drawn, first), first, first.sum(-1, keepdim=True), -1), FREE)
-    return out.moving(a.sum(a.mul(weights, x.tangent), (len(x.shape) - 1,)))
+    return out.moving(a.sum(a.mul(a.first_weights(x, present), x.tangent), (len(x.shape) - 1,)))
+
+
+def _members(x: Field) -> tuple[Field, ...]:
+    form = x.made("max")
+    return (x,) if form is None else form.operands
 
 
 TABLE: Table = {
