@@ -14,8 +14,10 @@ from torch import Tensor
 from verify.gap import SHRINK, UNIT
 from verify.ladder import ROUNDING
 
+FLOATS, EXACTLY = "in float64", "in exact arithmetic"
 FEW = 4  # indices that are listed
 SMALLER = (torch.float16, torch.bfloat16)
+DENSE = 0.9  # share of a block from which it is called that block
 IRREGULAR = {"index": "indices", "query": "queries"}
 
 
@@ -36,7 +38,7 @@ class Difference:
     seen: str = ""
 
     def __str__(self) -> str:
-        seen = f" ({self.seen})" if self.seen else ""
+        seen = f" ({self.seen})" if self.seen == EXACTLY else ""
         text = (
             f"{self.wrong:,} of {self.total:,} elements differ: {self.where}" if self.total > 1 else f"its one number differs{self.where}"
         )
@@ -77,8 +79,9 @@ def where_text(wrong: Tensor, names: Sequence[str]) -> str:
     count = int(wrong.sum())
     if count == box:
         return text
-    share = f"{count / box:.0%}" if count / box < 0.995 else "nearly all"
-    return f"scattered, {share} of {text}" if text else f"scattered over {share} of it"
+    if count / box >= DENSE:
+        return f"nearly all of {text}" if text else "nearly everywhere"
+    return f"scattered, {count / box:.0%} of {text}" if text else f"scattered over {count / box:.0%} of it"
 
 
 def _along(wrong: Tensor, axis: int) -> list[int]:
