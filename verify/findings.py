@@ -29,12 +29,14 @@ class Question(Protocol):
     key: bytes
 
 
-def explained(job: Question, witness: Witness | None, site: str, subject: str) -> tuple[tuple[Difference, ...], Witness | None]:
+def explained(
+    job: Question, differing: Composition | None, witness: Witness | None, site: str, subject: str
+) -> tuple[tuple[Difference, ...], Witness | None]:
     """How the first diverging site, the outputs and the weights differ, and the witness made smaller and with all that it is about.
 
     Values are compared in float64 on the witness as it was found; without one, or where the site agrees on it, exact arithmetic tells.
     """
-    made = job.compositions[-1]
+    made = differing or job.compositions[-1]
     found: tuple[Difference, ...] = ()
     if witness is not None and not witness.of_gradients:
         setting = set_up(job.sides, made, witness)

@@ -16,6 +16,7 @@ from verify.ladder import DIFFERENT, Sides
 from verify.pattern import Difference, axis_names, by_floats
 from verify.regions import Composition, Cut
 from verify.shadow import CannotLift, Case, sweep
+from verify.structure import Side
 
 Values = Mapping[str, Tensor]
 PRECISIONS = (torch.float32, torch.float64)
@@ -37,16 +38,16 @@ def places(made: Composition, cuts: Sequence[Cut]) -> tuple[Place, ...]:
     found = []
     for number in dict.fromkeys(cut.place for cut in cuts):
         mine = [cut for cut in cuts if cut.place == number]
-        ours = _equal(made.a.representative, [cut.pair.a for cut in mine])
-        theirs = _equal(made.b.representative, [cut.pair.b for cut in mine])
+        ours = equal_nodes(made.a, [cut.pair.a for cut in mine])
+        theirs = equal_nodes(made.b, [cut.pair.b for cut in mine])
         found.append(Place(mine[0].pair.name, ours, theirs, mine[0].shape))
     return tuple(found)
 
 
-def _equal(representative: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
-    """All the nodes that are the same expression as one of some."""
-    firsts = {representative[name] for name in names}
-    return tuple(name for name, first in representative.items() if first in firsts)
+def equal_nodes(side: Side, names: Sequence[str]) -> tuple[str, ...]:
+    """All the nodes of a side that are the same expression as one of some."""
+    firsts = {side.representative[name] for name in names}
+    return tuple(name for name, first in side.representative.items() if first in firsts)
 
 
 @dataclass(frozen=True)
