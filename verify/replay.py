@@ -18,6 +18,7 @@ from verify.ladder import DIFFERENT, ROUNDING, gradient_gap
 from verify.leaves import leaf_values
 from verify.pattern import FLOATS, Difference
 from verify.report import difference_lines, finite
+from verify.roles import Role
 from verify.runs import FAILURES, Place, Setting, equal_nodes
 from verify.shadow import Case
 from verify.structure import Side
@@ -107,11 +108,8 @@ def _case(program: Program, values: Any) -> Case:
 def _sides(job: Job, case: Case) -> tuple[Side, Side]:
     """Both programs with equal expressions told."""
     a, b, matching = job.a, job.b, job.sides.matching
-    roles = {
-        b.leaves[theirs].name: job.roles[a.leaves[ours].name]
-        for ours, theirs in matching.inputs.items()
-        if a.leaves[ours].name in job.roles
-    }
+    named = {b.leaves[theirs].name: a.leaves[ours].name for ours, theirs in matching.inputs.items()}
+    roles: dict[str, Role] = {theirs: job.roles[ours] for theirs, ours in named.items() if ours in job.roles}
     own = job.sides.of_b(case)
     return Side(a, leaf_values(a, matching.a, case, job.roles), case), Side(b, leaf_values(b, matching.b, own, roles), own)
 
