@@ -22,7 +22,7 @@ from verify.shadow import CannotLift, Case, sweep
 aten = torch.ops.aten
 MOST_IDS, MOST_GOALS, MOST_ROWS, MOST_WAYS = 512, 256, 4096, 8
 COMPARED = (aten.eq.Tensor, aten.eq.Scalar, aten.ne.Tensor, aten.ne.Scalar, aten.sub.Tensor, aten.bitwise_xor.Tensor)
-MOVED = frozenset((*movement.TABLE, aten._to_copy.default, aten.clone.default, aten.alias.default))
+MOVED = frozenset(movement.TABLE)
 Wish = dict[int, int]  # ids by their position in the flat input
 
 

@@ -238,7 +238,8 @@ def witness_rows(witness: Witness | None) -> dict[str, str]:
         "" if witness.reachable else f" at the inputs of the region of {witness.region}; not shown to be reachable from the model's inputs"
     )
     gap = witness.gap
-    size = f"float64 runs differ by {gap.largest:.1e} at {gap.at or 'the output'}, {gap.rho:.0e} times what rounding explains"
+    size = f"float64 runs differ by {gap.largest:.1e} at {gap.at or 'the output'}"
+    size += f", {gap.rho:.0e} times what rounding explains" if math.isfinite(gap.rho) else ", which rounding does not explain"
     left = {" " * (i + 1): line for i, line in enumerate(witness.left)}
     return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}", **left}
 

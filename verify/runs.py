@@ -16,6 +16,7 @@ from verify.ladder import DIFFERENT, Sides
 from verify.pattern import Difference, axis_names, by_floats
 from verify.regions import Composition, Cut
 from verify.shadow import CannotLift, Case, sweep
+from verify.steady import steady
 from verify.structure import Side
 
 Values = Mapping[str, Tensor]
@@ -90,12 +91,17 @@ class Setting:
         return total
 
     def differs(self, values: Values) -> Gap | None:
-        """The gap, if it is a finite one beyond what rounding explains."""
+        """The gap, if it is a finite one beyond what rounding explains; ties that rounding may break are not looked for."""
         try:
             found = self.gap(values)
         except FAILURES:
             return None
         return found if shows(found) else None
+
+    def parts(self, values: Values) -> Gap | None:
+        """The same, and None where rounding may only have broken a tie in another way."""
+        found = self.differs(values)
+        return found if found and steady(self.sides, *self.ends(values)) else None
 
     def differences(self, values: Values, site: tuple[str, str, str] | None, seen: str) -> tuple[Difference, ...]:
         """How the programs differ at a site, if it is given, and at the outputs."""

@@ -21,7 +21,7 @@ SHOWN = 4  # elements that are told one by one
 
 
 def shrink(setting: Setting, witness: Witness, roles: Mapping[str, Role], runs: int = RUNS) -> Witness:
-    """A witness at most as large, found with at most so many runs of both programs; `left` says what is left of it.
+    """A witness at most as large, found with about so many runs of both programs at most; `left` says what is left of it.
 
     Roles are those of the inputs; the values of a region are numbers.
     """
@@ -31,6 +31,8 @@ def shrink(setting: Setting, witness: Witness, roles: Mapping[str, Role], runs: 
             _fewer(trial, axes, least)
     told = {name: roles.get(name, "values" if not witness.reachable else None) for name in trial.values}
     needed = {name: _plainer(trial, name, role) for name, role in told.items() if role in ("ids", "values")}
+    if trial.kept and setting.parts(trial.values) is None:
+        return witness
     sizes = lead(setting.ends(trial.values)[0])
     left = [_left(name, trial.values[name], told[name] == "ids", sure, sizes) for name, sure in needed.items()]
     how = witness.how if trial.kept == 0 else f"{witness.how}, made smaller"

@@ -75,7 +75,7 @@ def search(sides: Sides, cases: Sequence[Case], roles: Mapping[str, Role], seed:
     setting = Setting(sides, cases[0])
     for how, case in _tries(sides, cases, roles, known, generator):
         values = setting.values(case)
-        found = replace(setting, case=case).differs(values)
+        found = replace(setting, case=case).parts(values)
         if found:
             return Witness(values, found, how)
     return _climb(setting, roles, generator)
@@ -167,7 +167,7 @@ def _climb(setting: Setting, roles: Mapping[str, Role], generator: torch.Generat
             step = slope / slope.square().mean().sqrt().clamp(min=1e-300) * value.square().mean().sqrt()
             now[name] = (value + 0.3 * step).to(case[name])
         values = setting.values(now)
-        found = setting.differs(values)
+        found = setting.parts(values)
         if found:
             return Witness(values, found, "gradient ascent")
     return None
@@ -204,7 +204,7 @@ def search_region(sides: Sides, name: str, places: Sequence[Place], case: Case, 
     tries = [(f"scale {s:g}", s, 0.0) for s in SCALES] + [(f"size {v:g}, a number of the graphs", abs(v), v) for v in numbers if v]
     for how, scale, centre in tries if read else ():
         drawn = {p.address: centre + scale * torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in read}
-        found = setting.differs(drawn)
+        found = setting.parts(drawn)
         if found:
             return Witness(drawn, found, f"random values of {how}", False, name, setting.values(case))
     return None
