@@ -18,6 +18,7 @@ from verify import wording
 from verify.cases import given_cases, other_shapes, redrawn
 from verify.claims import Proof, prove
 from verify.decide import sub_key
+from verify.findings import explained
 from verify.interpret import Refused
 from verify.ladder import DIFFERENT, Drift, Sides, ladder
 from verify.leaves import closed_gates, leaf_values
@@ -26,6 +27,7 @@ from verify.match import WeightCheck, check_weights, match
 from verify.regions import Composition, Pair, candidates
 from verify.report import Report, Verdict
 from verify.roles import Role, roles_of
+from verify.runs import places
 from verify.shadow import Case
 from verify.structure import Side
 from verify.witness import Witness, search, search_region
@@ -222,7 +224,9 @@ class Job:
         drift = Drift(reason="the program is edited") if self.edited else ladder(self.sides, self.cases, self._more_cases(), gradients)
         verdict, reasons, witness = self._judge(equal, math.log2(bound), drift, gradients)
         differing = self.compositions[-1] if not equal else self.slopes[-1] if self.slopes else None
-        site, step = wording.place(differing) if verdict in (Verdict.DIFFERS, Verdict.REFUTED) and differing else ("", "")
+        wrong = verdict in (Verdict.DIFFERS, Verdict.REFUTED)
+        site, step = wording.place(differing) if wrong and differing else ("", "")
+        differences, witness = explained(self, differing, witness, site, about) if wrong else ((), witness)
         return Report(
             verdict,
             about,
@@ -239,6 +243,7 @@ class Job:
             site=site,
             step=step,
             witness=witness,
+            differences=differences,
             not_covered=wording.not_covered(self.compositions, self.roles, gradients),
         )
 
@@ -326,9 +331,7 @@ class Job:
         region = made.diverging
         if found or not inner or region is None or not region.cuts:
             return found
-        cuts = [(cut.pair.a, cut.pair.b) for cut in region.cuts]
-        shapes = {cut.pair.b: cut.shape for cut in region.cuts}
-        return search_region(self.sides, region.pair.name, cuts, made.a.case, shapes, seed)
+        return search_region(self.sides, region.pair.name, places(made, region.cuts), made.a.case, seed)
 
     def _other_weights(self) -> list[str]:
         return wording.other_weights(self.weights, self.any_weights)

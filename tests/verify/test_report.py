@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from passes import direction
 from rewrite.errors import TautomerError
-from tests.verify.programs import normal, tiny, toy, variant
+from tests.verify.programs import normal, plain, tiny, toy, variant
 from verify import Report, Verdict, equivalence
 from verify.ladder import Drift
 from verify.report import ClaimLine
@@ -87,3 +88,28 @@ def test_json_holds_the_same_facts(proved: Report) -> None:
 
 def test_a_ladder_that_did_not_run_says_why() -> None:
     assert "ladder not run: no reason at all" in str(Report(Verdict.UNKNOWN, "", drift=Drift(reason="no reason at all")))
+
+
+def test_a_difference_is_told_by_its_pattern() -> None:
+    report = equivalence(toy(), variant("b_mask"))
+    text = str(report)
+    assert "first diverging blocks.0.attn.o: 160 of 192 elements differ: all positions but the last (axis 1)" in text
+    assert "output          logits: " in text
+    said = {d["kind"]: d for d in json.loads(report.to_json())["differences"]}
+    assert said["site"]["where"] == "all positions but the last (axis 1)"
+    assert said["site"]["wrong"] == 160
+    assert said["output"]["place"] == "logits"
+
+
+def test_without_a_witness_exact_arithmetic_tells_the_pattern() -> None:
+    one = plain(lambda x: torch.cat([x[:, :1] * 0 + 1, x[:, 1:]], 1), normal(3, 4))
+    other = plain(lambda x: torch.cat([x[:, :1].sin().square() + x[:, :1].cos().square(), x[:, 1:]], 1), normal(3, 4))
+    report = equivalence(one, other)
+    assert report.verdict is Verdict.DIFFERS
+    assert report.witness is None
+    assert "3 of 12 elements differ: one column (axis 1, index 0 of 4) (in exact arithmetic)" in str(report)
+
+
+def test_weights_that_differ_are_told_by_their_pattern() -> None:
+    text = str(equivalence(toy(), variant("b_elem")))
+    assert "weight          blocks.0.mlp.up.weight: 1 of 384 elements differ: one row (axis 0, index 3 of 24), one column" in text
