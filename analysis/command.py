@@ -1,7 +1,8 @@
 """The command line: `tautomer demo | trace | sites | apply | verify | show | export`.
 
 Exit codes: 0 done, or proved (with `verify --require consistent`: no difference found); 1 refuted; 2 misuse; 3 neither proved nor
-refuted; 70 a bug of ours. Results go to standard output, progress and errors to standard error.
+refuted; 70 a bug of ours. `verify --replay` gives 1 if the witness still separates the two, 0 if not. Results go to standard output,
+progress and errors to standard error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from rewrite import Program
+    from verify import Replay, Report
 
 MISUSE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
 PATIENCE = 2.0  # Units: seconds
@@ -107,15 +109,19 @@ def verify(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also writes JSON; - is standard output.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws keys from this seed, not from fresh entropy; the report says so.")] = None,
     edits: Annotated[bool, typer.Option(help="Also decides whether an edit at each term of A can reach an output.")] = True,
+    witness: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a witness is written, if there is one.")] = None,
+    replay: Annotated[Path | None, typer.Option(metavar="FILE", help="Proves nothing, but runs both on this witness.")] = None,
 ) -> None:
     """Proves or refutes that two programs compute the same."""
+    from analysis.replay import read_witness, replayed
     from analysis.source import names_a_model, program_of
     from rewrite import InputError
     from verify import equivalence
 
     error = read_bound(bound)
-    if json_file is not None and str(json_file) != "-" and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise InputError(f"--json {json_file}: expected a file in a folder that is there, got none. Make the folder first.")
+    check_writable("--json", json_file)
+    check_writable("--witness", witness)
+    known = None if replay is None else read_witness(replay, witness)
     if b is None and names_a_model(a):
         raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
     with working(f"reading {' and '.join(filter(None, (a, b)))}"):
@@ -124,11 +130,17 @@ def verify(
         first = program_of(a, like=second)
         second = program_of(b, like=first) if b is not None and second is None else second
     sides = (first,) if second is None else (second, first)  # claims are those of A
+    if known is not None:
+        shown = replayed(sides, known)
+        _tell(shown, json_file)
+        raise typer.Exit(shown.exit_code())
     with working("proving") as tell:
         report = equivalence(*sides, bound=error, seed=seed, edits=edits and bool(first.steps), progress=tell)
-    if json_file is not None and str(json_file) != "-":
-        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
-    typer.echo(report.to_json() if str(json_file) == "-" else str(report))
+    if witness is not None and report.witness is not None:
+        report.witness.save(witness)
+    _tell(report, json_file)
+    if witness is not None:
+        typer.echo(f"witness: {witness}" if report.witness else f"{witness}: not written, there is no witness", err=True)
     raise typer.Exit(report.exit_code(require))
 
 
@@ -149,6 +161,21 @@ def export(
     with working(f"exporting {file}"):
         program.export(file, gates=gates)
     typer.echo(f"{file}: {file.stat().st_size:,} bytes, {len(program.gates)} gates")
+
+
+def check_writable(option: str, file: Path | None) -> None:
+    """Raises InputError for a file that could not be written later on; `-` is standard output."""
+    from rewrite import InputError
+
+    if file is not None and str(file) != "-" and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise InputError(f"{option} {file}: expected a file in a folder that is there, got none. Make the folder first.")
+
+
+def _tell(report: Report | Replay, json_file: Path | None) -> None:
+    """Prints a report, and writes its JSON where it is asked for."""
+    if json_file is not None and str(json_file) != "-":
+        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
+    typer.echo(report.to_json() if str(json_file) == "-" else str(report))
 
 
 def read_bound(text: str) -> float:

@@ -45,15 +45,16 @@ def first_count(share: float) -> int:
     return 3 if share >= -26 else 4 if share >= -46 else 5
 
 
-def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "gates") -> Decision:
+def decide(experiment: Experiment, key: bytes, share: float, theory: Theory = "gates", *, dual: bool = False) -> Decision:
     """Whether the two sides that `experiment` computes in a world are equal, wrong with probability at most 2^share.
 
-    Runs under independent keys multiply. A bound of infinity (a degree reached a prime) is handed back as it is.
+    In `dual` worlds derivatives are compared too. Runs under independent keys multiply. A bound of infinity (a degree reached a prime)
+    is handed back as it is.
     """
     count = first_count(share) if theory == "gates" else MOST_PRIMES
     total = 0.0
     for run in range(MOST_RUNS):
-        world = World(sub_key(key, theory, run, count), count, theory)
+        world = World(sub_key(key, theory, run, count), count, theory, dual=dual)
         try:
             left, right = experiment(world)
         except Refused as refused:

@@ -18,6 +18,7 @@ from verify import wording
 from verify.cases import given_cases, other_shapes, redrawn
 from verify.claims import Proof, prove
 from verify.decide import sub_key
+from verify.findings import explained
 from verify.interpret import Refused
 from verify.ladder import DIFFERENT, Drift, Sides, ladder
 from verify.leaves import closed_gates, leaf_values
@@ -26,6 +27,7 @@ from verify.match import WeightCheck, check_weights, match
 from verify.regions import Composition, Pair, candidates
 from verify.report import Report, Verdict
 from verify.roles import Role, roles_of
+from verify.runs import places
 from verify.shadow import Case
 from verify.structure import Side
 from verify.witness import Witness, search, search_region
@@ -97,6 +99,7 @@ class Job:
     key: bytes = b""
     share: float = 0.0  # log2 of the error allowed to one region or claim
     compositions: list[Composition] = field(default_factory=list)
+    slopes: list[Composition] = field(default_factory=list)  # those that compare derivatives too
     vain: list[float] = field(default_factory=list)  # log2 of the chances of a false agreement in compositions given up
     proofs: list[Proof] = field(default_factory=list)
     exact_constants: bool = False
@@ -124,8 +127,11 @@ class Job:
 
     # The exact tier
 
-    def prove(self, log2_target: float) -> bool:
-        """True if every case is found equal; more is asked of every region until all together, claims too, stay under the target."""
+    def prove(self, log2_target: float, gradients: bool) -> bool:
+        """True if every case is found equal; more is asked of every region until all together, claims too, stay under the target.
+
+        With `gradients`, derivatives of equal programs are compared then.
+        """
         self.share = log2_target - 5
         while True:
             self.vain, self.exact_constants = [], False
@@ -134,6 +140,8 @@ class Job:
                 self.vain = [bound for made in self.compositions for bound in made.log2_bounds]
                 self.exact_constants = True
                 equal = self._compose()
+            if equal and gradients:
+                self._compose_slopes()
             self._prove_claims()
             if self.log2_bound <= log2_target or self.log2_bound == math.inf or self.share < log2_target - 40:
                 return equal
@@ -149,13 +157,26 @@ class Job:
         self.compositions = []
         for number, case in enumerate(self.cases):
             self.tell(f"proving: inputs {number + 1} of {len(self.cases)}")
-            key = sub_key(self.key, "case", number, self.share, self.exact_constants)
-            made = Composition(self._side_a(case), self._side_b(case), key, self.share)
+            made = self._composition(number, case, dual=False)
             self.compositions.append(made)
             if not made.prove(candidates(self.a, self.b), self.outputs):
                 made.localise()
                 return False
         return True
+
+    def _composition(self, number: int, case: Case, *, dual: bool) -> Composition:
+        key = sub_key(self.key, "case", number, self.share, self.exact_constants, dual)
+        return Composition(self._side_a(case), self._side_b(case), key, self.share, dual)
+
+    def _compose_slopes(self) -> None:
+        self.slopes = []
+        for number, case in enumerate(self.cases):
+            self.tell(f"proving derivatives: inputs {number + 1} of {len(self.cases)}")
+            made = self._composition(number, case, dual=True)
+            self.slopes.append(made)
+            if not made.prove(candidates(self.a, self.b), self.outputs):
+                made.localise()
+                return
 
     def _prove_claims(self) -> None:
         """Claims are proved for any constants of passes; those that fail, once more for the numbers that they hold."""
@@ -185,7 +206,7 @@ class Job:
     @property
     def log2_bound(self) -> float:
         """log2 of the chance that anything called proved here is not: regions, vain attempts and claims, added up."""
-        bounds = [bound for made in self.compositions for bound in made.log2_bounds] + self.vain
+        bounds = [bound for made in (*self.compositions, *self.slopes) for bound in made.log2_bounds] + self.vain
         bounds += [proof.log2_bound for proof in self.proofs if proof.proved and not proof.again]
         if math.inf in bounds:
             return math.inf
@@ -198,11 +219,14 @@ class Job:
         about, weighed = wording.subject(self.a, self.b), wording.weights(self.weights, self.any_weights)
         if self.mismatch:
             return Report(Verdict.DIFFERS, about, (self.mismatch,), weights=weighed)
-        equal = self.prove(math.log2(bound))
+        equal = self.prove(math.log2(bound), gradients)
         self.tell("running in float32 and float64")
         drift = Drift(reason="the program is edited") if self.edited else ladder(self.sides, self.cases, self._more_cases(), gradients)
         verdict, reasons, witness = self._judge(equal, math.log2(bound), drift, gradients)
-        site, step = wording.place(self.compositions[-1]) if verdict in (Verdict.DIFFERS, Verdict.REFUTED) and not equal else ("", "")
+        differing = self.compositions[-1] if not equal else self.slopes[-1] if self.slopes else None
+        wrong = verdict in (Verdict.DIFFERS, Verdict.REFUTED)
+        site, step = wording.place(differing) if wrong and differing else ("", "")
+        differences, witness = explained(self, differing, witness, site, about) if wrong else ((), witness)
         return Report(
             verdict,
             about,
@@ -219,6 +243,7 @@ class Job:
             site=site,
             step=step,
             witness=witness,
+            differences=differences,
             not_covered=wording.not_covered(self.compositions, self.roles, gradients),
         )
 
@@ -273,16 +298,29 @@ class Job:
         return Verdict.CONSISTENT if sure else Verdict.UNKNOWN, [reason, *self._other_weights()], None
 
     def _judge_gradients(self, drift: Drift) -> Judgement:
-        """Outputs are proved; gradients are only measured."""
-        outputs, found = "outputs: proved", drift.gradients
-        if found is None:
-            return Verdict.UNKNOWN, [outputs, f"gradients: not measured ({drift.reason})"], None
-        if found.rho > DIFFERENT:
+        """Outputs are proved; gradients are if derivatives along every direction were found equal."""
+        outputs, found, last = "outputs: proved", drift.gradients, self.slopes[-1]
+        equal = all(region.proved for region in last.regions[-len(self.outputs) :])
+        if found is not None and found.rho > DIFFERENT:
+            if equal:
+                return (
+                    Verdict.UNKNOWN,
+                    [f"the tiers contradict each other: gradients proved, but float64 ones differ (rho {found.rho:.2g})"],
+                    None,
+                )
             values = {self.a.leaves[node].name: value for node, value in self.cases[0].items() if isinstance(value, Tensor)}
             witness = Witness(values, found, "gradients of a random cotangent at the inputs given")
             return Verdict.REFUTED, [outputs, f"gradients: differ, most at {found.at}"], witness
+        if equal:
+            return Verdict.PROVED, ["so are its gradients by all weights and float inputs, almost everywhere"], None
+        refused = [region.decision.refused for region in last.regions if region.decision.refused]
+        if not refused:
+            return Verdict.DIFFERS, [outputs, "gradients: not derivable from the laws used"], None
+        if found is None:
+            return Verdict.UNKNOWN, [outputs, f"gradients: no exact meaning: {refused[0]}", f"and not measured: {drift.reason}"], None
         sure = drift.verdict == "rounding only"
-        return Verdict.CONSISTENT if sure else Verdict.UNKNOWN, [outputs, "gradients: measured on floats, not proved"], None
+        reasons = [outputs, f"gradients: measured on floats, not proved: {refused[0]}"]
+        return Verdict.CONSISTENT if sure else Verdict.UNKNOWN, reasons, None
 
     def _witness(self, inner: bool = True) -> Witness | None:
         """A witness at the model's inputs, or if `inner` at the cuts before the first region that differs."""
@@ -293,9 +331,7 @@ class Job:
         region = made.diverging
         if found or not inner or region is None or not region.cuts:
             return found
-        cuts = [(cut.pair.a, cut.pair.b) for cut in region.cuts]
-        shapes = {cut.pair.b: cut.shape for cut in region.cuts}
-        return search_region(self.sides, region.pair.name, cuts, made.a.case, shapes, seed)
+        return search_region(self.sides, region.pair.name, places(made, region.cuts), made.a.case, seed)
 
     def _other_weights(self) -> list[str]:
         return wording.other_weights(self.weights, self.any_weights)

@@ -41,7 +41,8 @@ def gap(p32: Any, q32: Any, p64: Any, q64: Any, at: str = "") -> Gap:
     if p64.shape != q64.shape:
         return Gap(rho=math.inf, at=at)
     if not p64.is_floating_point():
-        return Gap(rho=0.0 if torch.equal(p64, q64) else math.inf, at=at)
+        off = largest_of(q64.double() - p64.double()) if p64.numel() else 0.0
+        return Gap(rho=math.inf if off else 0.0, largest=off, at=at)
     p32, q32, p64, q64 = (x.detach().double().reshape(-1) for x in (p32, q32, p64, q64))
     defined = p64.isfinite() & p32.isfinite()
     lost = defined & ~(q64.isfinite())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from verify.algebra import Algebra, Refused
+from verify.algebra import Algebra, Refused, nothing
 from verify.rules import RULES, elementwise, integers, movement, norms, ring
 from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped
 from verify.world import World
@@ -117,7 +117,16 @@ class _Run:
         if op not in RULES:
             self.algebra.refuse("it has no rule")
         self._admit(op, [v for v in values if not isinstance(v, Choice)], [*args, *kwargs.values()])
-        return RULES[op](self.algebra, *args, **kwargs)
+        out = RULES[op](self.algebra, *args, **kwargs)
+        if self.algebra.world.dual and any(isinstance(v, Field) and v.tangent is not None for v in values):
+            self._followed(op, out)
+        return out
+
+    def _followed(self, op: Any, out: Value) -> None:
+        """Raises AssertionError where a rule lost a derivative: what has none must say so."""
+        for value in flat([out]):
+            if isinstance(value, Field) and value.dtype.is_floating_point and self.algebra.out.is_floating_point and value.along is None:
+                raise AssertionError(f"rule of {op} at {self.algebra.node}: a derivative was lost")
 
     def _admit(self, op: Any, values: Sequence[Field | Concrete], arguments: Sequence[Any]) -> None:
         """Refuses types whose arithmetic is none of numbers: complex ones, bits, and whole numbers that wrap."""
@@ -157,7 +166,9 @@ class _Run:
     def _residues(self, node: fx.Node, value: Field) -> None:
         shape = value.parts[0].shape
         beside = [m for m in (value.hard, value.soft, value.undefined) if m is not None]
-        if len(value.parts) != self.algebra.math.count or any(t.shape != shape for t in (*value.parts, *beside)):
+        beside += [] if value.tangent is None else value.tangent.parts
+        counts = {len(value.parts), *([] if value.tangent is None else [len(value.tangent.parts)])}
+        if counts != {self.algebra.math.count} or any(t.shape != shape for t in (*value.parts, *beside)):
             raise AssertionError(
                 f"rule of {node.target} at {node.name}: {len(value.parts)} residues of shapes {[tuple(p.shape) for p in value.parts]}"
             )
@@ -227,8 +238,13 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
     unequal = nowhere.clone()
     for x, y in zip(a.parts, b.parts, strict=True):
         unequal |= x != y
-    where = ((unequal & ~tagged) | tags) & ~undefined
     degree = a.degree.plus(b.degree).top
+    if a.tangent is not None or b.tangent is not None:
+        along, other = (v.tangent or nothing(v) for v in (a, b))
+        degree = max(degree, along.degree.plus(other.degree).top)
+        for x, y in zip(along.parts, other.parts, strict=True):
+            unequal |= x != y
+    where = ((unequal & ~tagged) | tags) & ~undefined
     if world is not None:
         world.tally.output = max(world.tally.output, degree)
         world.tally.undefined += int(undefined.sum())

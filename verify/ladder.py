@@ -109,7 +109,7 @@ def ladder(sides: Sides, cases: Sequence[Case], more: Sequence[Case] = (), gradi
         return Drift(reason="no values: tensors on the meta device")
     try:
         drift = _runs(sides, cases, more)
-        return replace(drift, gradients=_gradients(sides, cases[0]) if gradients else None)
+        return replace(drift, gradients=gradient_gap(sides, cases[0]) if gradients else None)
     except CannotLift as why:
         return Drift(reason=str(why))
 
@@ -204,7 +204,8 @@ def _relative(p: Tensor, q: Tensor) -> float:
 # Gradients: vector-Jacobian products of one random cotangent, with respect to float inputs and matched weights
 
 
-def _gradients(sides: Sides, case: Case) -> Gap:
+def gradient_gap(sides: Sides, case: Case) -> Gap:
+    """The worst gap over the gradients of one random cotangent."""
     p32, p64 = (_products(sides, "a", case, d) for d in (torch.float32, torch.float64))
     q32, q64 = (_products(sides, "b", case, d) for d in (torch.float32, torch.float64))
     total = Gap()

@@ -109,6 +109,7 @@ class Composition:
     b: Side
     key: bytes
     share: float
+    dual: bool = False  # derivatives are compared too
     progress: Callable[[str], None] | None = None
     regions: list[Region] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
@@ -186,10 +187,10 @@ class Composition:
             return value_at(self.a, x, at_a, world), value_at(self.b, y, at_b, world)
 
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
-        decision = decide(experiment, key, self.share)
+        decision = decide(experiment, key, self.share, dual=self.dual)
         if not decision.equal and decision.refused is None and signs and decision.tally.calls.get("sign"):
             self.attempts += 1
-            other = decide(experiment, key, self.share, "signs")
+            other = decide(experiment, key, self.share, "signs", dual=self.dual)
             decision = other if other.equal else decision
         self.memo[known] = decision = self._scrutinised(decision, known, (x, at_a), (y, at_b))
         return Region(pair, decision, tuple(cuts))
@@ -198,7 +199,7 @@ class Composition:
         """The decision, refused if a rule that it rests on is not what torch computes there."""
         for side, (want, cuts), what in zip((self.a, self.b), ends, known, strict=True) if decision.equal else ():
             if what not in self.sound:
-                found = fault(side, want, {name: cut.shape for name, cut in cuts.items()}, len(self.sound))
+                found = fault(side, want, {name: cut.shape for name, cut in cuts.items()}, len(self.sound), slopes=self.dual)
                 if found:
                     return replace(decision, equal=False, refused=f"the checker found fault with itself: {found}")
                 self.sound.add(what)

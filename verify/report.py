@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from rewrite.errors import TautomerError
 from verify.ladder import Drift
 from verify.liveness import Liveness
+from verify.pattern import Difference
 from verify.witness import Witness
 
 
@@ -73,6 +75,7 @@ class Report:
     site: str = ""
     step: str = ""
     witness: Witness | None = None
+    differences: tuple[Difference, ...] = ()
     not_covered: tuple[str, ...] = ()
 
     @property
@@ -112,7 +115,8 @@ class Report:
         but = f", but {' and '.join(self._faults())}" if self._faults() else ""
         lines = [f"{self.verdict.value}{but}: {self.subject}", f"  {MEANING[self.verdict]}"]
         lines += [f"  {reason}" for reason in self.reasons]
-        lines += _rows({"first diverging": self.site, "step": self.step, **_witness_rows(self.witness)})
+        lines += [*_rows({"first diverging": self._diverging(), "step": self.step}), *difference_lines(self.differences)]
+        lines += _rows(witness_rows(self.witness))
         lines += _rows(
             {"theory": "; ".join(self.theory), "error": self._error(), "key": self._key(), **self.scope, "weights": self.weights}
         )
@@ -121,6 +125,9 @@ class Report:
         lines += ["drift", *(f"  {line}" for line in drift_lines(self.drift))]
         lines += ["not covered", *(f"  {line}" for line in self.not_covered)] if self.not_covered else []
         return "\n".join(lines)
+
+    def _diverging(self) -> str:
+        return next((f"{d.place}: {d}" for d in self.differences if d.kind == "site"), self.site)
 
     def _faults(self) -> list[str]:
         """What is wrong beside the verdict."""
@@ -173,6 +180,7 @@ class Report:
             "edits": {edit.address: "alive" if edit.alive else edit.reason for edit in self.edits},
             "drift": _drift_dict(self.drift),
             "witness": _witness_dict(self.witness),
+            "differences": [asdict(difference) for difference in self.differences],
         }
         return finite({**plain, **rest})
 
@@ -195,7 +203,7 @@ def _witness_dict(witness: Witness | None) -> dict[str, Any] | None:
     if witness is None:
         return None
     values = {name: value.tolist() for name, value in witness.values.items() if value.numel() <= MOST_NUMBERS}
-    place = {"how": witness.how, "reachable": witness.reachable, "region": witness.region}
+    place = {"how": witness.how, "left": witness.left, "reachable": witness.reachable, "region": witness.region}
     return {**place, "rho": witness.gap.rho, "largest": witness.gap.largest, "values": values}
 
 
@@ -212,15 +220,28 @@ def _rows(rows: dict[str, str]) -> list[str]:
     return [f"  {name:<15} {text}" for name, text in rows.items() if text]
 
 
-def _witness_rows(witness: Witness | None) -> dict[str, str]:
+def difference_lines(differences: Sequence[Difference], most: int = 3) -> list[str]:
+    """How outputs and weights differ, the first of each."""
+    lines = []
+    for kind in ("output", "weight"):
+        mine = [d for d in differences if d.kind == kind]
+        lines += [f"  {kind:<15} {d.place}: {d}" for d in mine[:most]]
+        lines += [f"  {'':<15} ... and {len(mine) - most} more"] if len(mine) > most else []
+    return lines
+
+
+def witness_rows(witness: Witness | None) -> dict[str, str]:
+    """A witness in words: where it is from, how far apart the programs are on it, and what is left of it."""
     if witness is None:
         return {}
     place = (
         "" if witness.reachable else f" at the inputs of the region of {witness.region}; not shown to be reachable from the model's inputs"
     )
     gap = witness.gap
-    size = f"float64 runs differ by {gap.largest:.1e} at {gap.at or 'the output'}, {gap.rho:.0e} times what rounding explains"
-    return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}"}
+    size = f"float64 runs differ by {gap.largest:.1e} at {gap.at or 'the output'}"
+    size += f", {gap.rho:.0e} times what rounding explains" if math.isfinite(gap.rho) else ", which rounding does not explain"
+    left = {" " * (i + 1): line for i, line in enumerate(witness.left)}
+    return {"witness": f"{witness.how}{place}", "": f"{size}; {_values(witness.values)}", **left}
 
 
 def _values(values: Any) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from verify.algebra import Refused
-from verify.selfcheck import self_check
+from verify.selfcheck import self_check, slope_check
 from verify.shadow import default_dtype, lifted
 from verify.structure import Side
 from verify.value import Like
@@ -18,11 +18,17 @@ from verify.value import Like
 TOLERANCE = 1e-5  # of the root mean square of torch's result; true rules were measured below 1e-6, false ones above 1e-2
 
 
-def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int) -> str | None:
-    """What is wrong with the rules in the region of `want` (up to `cuts`, given by name and shape), None if nothing shows."""
+def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int, *, slopes: bool = False) -> str | None:
+    """What is wrong with the rules in the region of `want` (up to `cuts`, given by name and shape), None if nothing shows.
+
+    With `slopes` it is their derivatives that are compared.
+    """
     graph, data, ids, plain = _as_graph(side, want, cuts, torch.Generator().manual_seed(seed))
     with default_dtype(torch.float64):
         try:
+            if slopes:
+                error = slope_check(graph, data, ids, want, plain, seed)
+                return None if error <= TOLERANCE else f"derivatives are {error:.0e} off torch's at {want}"
             found = self_check(graph, data, ids, [want], plain)
         except Refused as refused:
             return str(refused)

@@ -13,6 +13,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, fx
 
+from verify.derivative import SLOPE
 from verify.field import Parts
 from verify.interpret import evaluate
 from verify.oracle import Lanes
@@ -65,17 +66,32 @@ def true_function(name: str) -> Callable[..., Tensor]:
     """The function that an oracle's name stands for."""
     if name in TRUE:
         return TRUE[name]
+    if name.startswith(SLOPE):
+        which, _, of = name.removeprefix(f"{SLOPE} ").partition(" ")
+        return true_slope(true_function(of), which)
     kind, _, number = name.rpartition(" ")
     if kind in WITH_TYPE:
         return lambda x: WITH_TYPE[kind](x, getattr(torch, number.removeprefix("torch.")))
     return lambda x: WITH_NUMBER[kind](x, float(number))
 
 
+def true_slope(function: Callable[..., Tensor], which: str) -> Callable[..., Tensor]:
+    """The derivative of a function by its argument of that number; "even": of an odd one, told the square of its argument."""
+
+    def slope(*arguments: Tensor) -> Tensor:
+        given = [a.detach().sqrt() if which == "even" else a.detach() for a in arguments]
+        at = given[0 if which == "even" else int(which)].requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(function(*given).sum(), at)[0]
+
+    return slope
+
+
 class RealWorld(World):
     """A world in which nothing is random: oracles are the functions they stand for, ids choose their own rows."""
 
-    def __init__(self) -> None:
-        super().__init__(bytes(16))
+    def __init__(self, *, dual: bool = False) -> None:
+        super().__init__(bytes(16), dual=dual)
         self.math, self.count = Real(), 1  # type: ignore[assignment]
 
     @staticmethod
@@ -101,6 +117,11 @@ class RealWorld(World):
 
     def largest_row(self, x: Field, present: Tensor | None) -> Parts:
         return (self._kept_only(x.parts[0], present).amax(-1),)
+
+    def largest_weights(self, x: Field, present: Tensor | None) -> tuple[Tensor, Parts]:
+        row = self._kept_only(x.parts[0], present)
+        there = torch.ones_like(row, dtype=torch.bool) if present is None else present
+        return there, (torch.zeros_like(row).scatter(-1, row.argmax(-1, keepdim=True), 1.0),)
 
     @staticmethod
     def _kept_only(x: Tensor, present: Tensor | None) -> Tensor:
@@ -142,16 +163,44 @@ def self_check(
     return SelfCheck(errors.get(worst, 0.0), worst, len(names))
 
 
+def slope_check(graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str], want: str, plain: Sequence[str], seed: int) -> float:
+    """How far the rules' derivative of `want` along a random direction is from torch's: the relative error of a random combination.
+
+    Raises: Refused as `evaluate`; RuntimeError where torch has no derivative.
+    """
+    world, generator = RealWorld(dual=True), torch.Generator().manual_seed(seed)
+    draw = lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    free = {name: draw(t) for name, t in data.items() if t.dtype.is_floating_point and name not in plain}
+    given = {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}
+    given |= {name: Field((data[name].detach().double(),)).moving(Field((direction,))) for name, direction in free.items()}
+    found = evaluate(graph, given, [want], world)[want]
+    leaves = {name: data[name].detach().double().requires_grad_() for name in free}
+    with torch.enable_grad():
+        truth = _torch_run(graph, {**data, **leaves}, track=True)[want]
+    if not isinstance(found, Field) or not isinstance(truth, Tensor) or not truth.dtype.is_floating_point:
+        return 0.0
+    marks = [m for m in (found.hard, found.soft, found.undefined) if m is not None]
+    weight = draw(truth) * ~torch.stack([torch.zeros_like(truth, dtype=torch.bool), *marks]).any(0)
+    ours = [] if found.tangent is None else [(found.tangent.parts[0] * weight).flatten()]
+    theirs = [torch.zeros(1, dtype=torch.float64)]
+    if truth.requires_grad:
+        grads = torch.autograd.grad((truth.double() * weight).nan_to_num().sum(), list(leaves.values()), allow_unused=True)
+        theirs += [(g * d).sum().view(1) for g, d in zip(grads, free.values(), strict=True) if g is not None]
+    left, right = torch.cat([*ours, torch.zeros(1, dtype=torch.float64)]), torch.cat(theirs)
+    gap, scale = float((left.sum() - right.sum()).abs()), float(left.square().sum().sqrt() + right.abs().sum())
+    return gap / scale if scale else gap
+
+
 def _given(world: World, name: str, tensor: Tensor, ids: bool) -> Value:
     if tensor.dtype.is_floating_point:
         return Field((tensor.detach().double(),), dtype=tensor.dtype)
     return world.ids(tensor, name) if ids else Concrete(tensor)
 
 
-def _torch_run(graph: fx.Graph, data: Mapping[str, Tensor]) -> dict[str, object]:
+def _torch_run(graph: fx.Graph, data: Mapping[str, Tensor], track: bool = False) -> dict[str, object]:
     values: dict[str, object] = dict(data)
     read = lambda leaf: values[leaf.name] if isinstance(leaf, fx.Node) else leaf  # noqa: E731
-    with torch.no_grad():
+    with torch.set_grad_enabled(track):
         for node in graph.nodes:
             if node.op == "call_function":
                 values[node.name] = node.target(*mapped(read, node.args), **mapped(read, dict(node.kwargs)))

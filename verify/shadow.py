@@ -5,7 +5,7 @@ Derived constants are expressions of the graph, so they are computed in that pre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,11 +54,12 @@ def sweep(
     *,
     tensors: Mapping[str, Tensor] | None = None,
     keep: bool = False,
+    after: Callable[[fx.Node, Any], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The values of the nodes in `want`, for each case; weights are converted once for all cases and dropped when read last.
 
     A case may name inner nodes, which are then not computed. `dtype` None runs as traced. `tensors` replace the program's by leaf
-    name and may require gradients; `keep` keeps what has been read.
+    name and may require gradients; `keep` keeps what has been read; `after` has the last word on what an op gives.
     Raises: CannotLift for a graph that reads the bits of a float.
     """
     nodes = program.nodes
@@ -74,6 +75,7 @@ def sweep(
                 values[node.name] = [lifted(held[program.leaves[node.name].name], dtype)] * len(cases)
             else:
                 values[node.name] = [_call(node, values, i, dtype) for i in range(len(cases))]
+                values[node.name] = [after(node, value) for value in values[node.name]] if after else values[node.name]
             for name in () if keep else last.get(node.name, ()):
                 del values[name]
     return [{name: values[name][i] for name in want if name in nodes} for i in range(len(cases))]

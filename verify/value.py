@@ -23,13 +23,22 @@ class Edge:
     of: Parts
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Along:
+    """The derivative along one random direction of all weights and inputs, None if it is zero: of the value whose parts are `of`."""
+
+    tangent: Field | None
+    of: Parts
+
+
 @dataclass(slots=True, eq=False)
 class Field:
     """Residues, one tensor per prime, and what lies beside them.
 
     `degree` bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
     finite number of its float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
-    `edge` is known of truth values: a number that is zero wherever their gap is need not tell > from >=.
+    `edge` is known of truth values: a number that is zero wherever their gap is need not tell > from >=. `along` is there in worlds
+    that have derivatives.
     """
 
     parts: Parts
@@ -39,6 +48,23 @@ class Field:
     undefined: Tensor | None = None
     dtype: torch.dtype = torch.float32
     edge: Edge | None = None
+    along: Along | None = None
+
+    @property
+    def tangent(self) -> Field | None:
+        """The derivative; None if it is zero.
+
+        Raises: AssertionError if a rule left that of another value here: a defect of this package.
+        """
+        if self.along is None:
+            return None
+        if self.along.of is not self.parts:
+            raise AssertionError("a derivative of another value")
+        return self.along.tangent
+
+    def moving(self, tangent: Field | None) -> Field:
+        """The value with this derivative."""
+        return replace(self, along=Along(tangent, self.parts))
 
     @property
     def shape(self) -> torch.Size:
@@ -52,7 +78,9 @@ class Field:
     def each(self, op: Callable[[Tensor], Tensor]) -> Field:
         """The value with `op`, which only moves elements, done to the residues and to what lies beside them."""
         move = lambda t: None if t is None else op(t)  # noqa: E731
-        return replace(self, parts=tuple(map(op, self.parts)), hard=move(self.hard), soft=move(self.soft), undefined=move(self.undefined))
+        marks = {name: move(getattr(self, name)) for name in ("hard", "soft", "undefined")}
+        out = replace(self, parts=tuple(map(op, self.parts)), **marks, along=None)
+        return out if self.tangent is None else out.moving(self.tangent.each(op))
 
 
 @dataclass(slots=True, eq=False)

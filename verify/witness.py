@@ -1,121 +1,94 @@
 """The search for a witness: values on which two programs, run in float64, differ by more than rounding explains.
 
 Only a witness makes an inequality of the exact tier a refutation. The search looks at the model's inputs first, then at the inputs of the
-first region that differs; it knows the numbers that either graph compares with, the rows that either graph treats apart, and scales.
+first region that differs; it knows what either graph treats apart (`harvest.py`), and scales.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
 
-from rewrite.program import Program
-from rewrite.run import needed
 from verify.cases import redrawn, rows_read
-from verify.gap import Gap, gap
-from verify.ladder import DIFFERENT, Sides
+from verify.gap import Gap
+from verify.harvest import MOST_IDS, Harvest, Wish, harvest, rows_apart, wishes
+from verify.ladder import Sides
 from verify.roles import Role
-from verify.shadow import CannotLift, Case, sweep
+from verify.runs import FAILURES, Place, Setting
+from verify.shadow import Case, sweep
 
 SCALES = (1.0, 2.0**-10, 2.0**10, 2.0**-20, 2.0**20)
-MOST_IDS, ASCENT = 512, 24
+ASCENT, MOST_LISTS = 24, 48
 
 
 @dataclass(frozen=True)
 class Witness:
-    """Values on which the two differ: of the model's inputs, or of the inputs of a region (`reachable` False)."""
+    """Values on which the two differ: of the model's inputs by name, or of the inputs of a region by address (`reachable` False).
+
+    `inputs` are the model's inputs that go with the values of a region. `left` says what is left after making it smaller. `site`, `key`,
+    `subject` and `any_weights` say of which comparison it is.
+    """
 
     values: Mapping[str, Tensor]
     gap: Gap
     how: str
     reachable: bool = True
     region: str = ""
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+    site: str = ""
+    key: str = ""
+    subject: str = ""
+    any_weights: bool = False
 
+    @property
+    def of_gradients(self) -> bool:
+        """True if the outputs are the same function, and their gradients differ."""
+        return self.how.startswith("gradients")
 
-@dataclass
-class Harvest:
-    """Numbers that a graph compares or indexes with."""
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the witness to one safetensors file, whole or not at all. Raises: FileError if it cannot be written."""
+        from verify.keep import save
 
-    ids: set[int] = field(default_factory=set)
-    numbers: set[float] = field(default_factory=set)
+        save(self, path)
 
-    def __or__(self, other: Harvest) -> Harvest:
-        return Harvest(self.ids | other.ids, self.numbers | other.numbers)
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Witness:
+        """The witness in a file; nothing of it is run. Raises: FileError for a file that is missing, broken or none of ours."""
+        from verify.keep import load
 
-
-def harvest(program: Program) -> Harvest:
-    """The literals of a program's graph and its neighbours, and the distinguished entries of its integer and bool tables."""
-    found = Harvest()
-    for node in needed(program.outputs):
-        if node.op == "call_function":
-            for value in _numbers((node.args, tuple(node.kwargs.values()))):
-                if isinstance(value, float) and math.isfinite(value) and abs(value) < 1e30:
-                    found.numbers.add(value)
-                elif isinstance(value, int):
-                    found.numbers.add(float(value))
-                    found.ids.update(range(value - 1, value + 2))
-        elif node.name in program.leaves and program.leaves[node.name].name in program.tensors:
-            _from_tensor(program.tensors[program.leaves[node.name].name], found)
-    return found
-
-
-def _numbers(value: object) -> Iterator[float | int]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _numbers(item)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield value
-
-
-def _from_tensor(tensor: Tensor, found: Harvest) -> None:
-    """A table's distinguished places: the rarer truth value, where a permutation moves something; small integer tensors whole."""
-    if tensor.is_meta or tensor.dim() > 1 or tensor.is_floating_point():
-        return
-    if tensor.dtype == torch.bool:
-        rare = tensor if int(tensor.sum()) * 2 <= tensor.numel() else ~tensor
-        found.ids.update(torch.atleast_1d(rare).nonzero().flatten()[:MOST_IDS].tolist())
-    elif tensor.numel() <= MOST_IDS:
-        found.ids.update(tensor.flatten().tolist())
-        found.numbers.update(map(float, tensor.flatten().tolist()))
-    if tensor.dim() == 1 and tensor.dtype != torch.bool:
-        found.ids.update((tensor != torch.arange(tensor.numel())).nonzero().flatten()[:MOST_IDS].tolist())
+        return load(path)
 
 
 def search(sides: Sides, cases: Sequence[Case], roles: Mapping[str, Role], seed: int) -> Witness | None:
     """A witness at the model's inputs, or None. Meta tensors have no values and so no witness."""
-    if any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values()):
+    if _on_meta(sides):
         return None
     known = harvest(sides.a) | harvest(sides.b)
     generator = torch.Generator().manual_seed(seed)
-    tries = _tries(sides.a, cases, roles, known, generator)
-    for how, case in tries:
-        found = _differs(sides, case)
+    setting = Setting(sides, cases[0])
+    for how, case in _tries(sides, cases, roles, known, generator):
+        values = setting.values(case)
+        found = replace(setting, case=case).parts(values)
         if found:
-            return Witness({sides.a.leaves[n].name: v for n, v in case.items() if isinstance(v, Tensor)}, found, how)
-    return _climb(sides, cases[0], roles, generator)
+            return Witness(values, found, how)
+    return _climb(setting, roles, generator)
 
 
-def _differs(sides: Sides, case: Case) -> Gap | None:
-    """The gap, if it is more than rounding explains."""
-    try:
-        found = sides.gaps([case])[0]
-    except (CannotLift, RuntimeError, IndexError):
-        return None
-    return found if _shows(found) else None
-
-
-def _shows(found: Gap) -> bool:
-    """True for a finite difference beyond rounding: an overflow in one of two equal programs is no witness."""
-    return found.rho > DIFFERENT and math.isfinite(found.largest)
+def _on_meta(sides: Sides) -> bool:
+    return any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values())
 
 
 def _tries(
-    program: Program, cases: Sequence[Case], roles: Mapping[str, Role], known: Harvest, generator: torch.Generator
+    sides: Sides, cases: Sequence[Case], roles: Mapping[str, Role], known: Harvest, generator: torch.Generator
 ) -> Iterator[tuple[str, Case]]:
+    program = sides.a
     for case in cases:
         yield "the inputs given", case
     for case in cases:
@@ -123,22 +96,52 @@ def _tries(
             yield f"random inputs of scale {scale:g}", redrawn(program, case, roles, generator, scale)
     for node, leaf in program.leaves.items():
         if roles.get(leaf.name) == "ids":
-            yield from _with_ids(node, leaf.name, cases[0], known, rows_read(program, node, cases[0][node]))
+            yield from _with_ids(sides, node, cases[0], known)
         elif roles.get(leaf.name) == "values":
             for value in sorted(known.numbers, key=abs):
                 yield f"{leaf.name} around {value:g}, a number of the graphs", {**cases[0], node: _around(cases[0][node], value, generator)}
 
 
-def _with_ids(node: str, name: str, case: Case, known: Harvest, rows: int) -> Iterator[tuple[str, Case]]:
+def _with_ids(sides: Sides, node: str, case: Case, known: Harvest) -> Iterator[tuple[str, Case]]:
     like: Tensor = case[node]
-    wanted = sorted(i for i in known.ids | {0, rows - 1} if 0 <= i < rows)[:MOST_IDS]
-    whole = [*wanted, *(i for i in range(rows) if i not in set(wanted))][: max(MOST_IDS, like.numel())]
-    for start in range(0, len(whole), max(1, like.numel())):
-        some = whole[start : start + like.numel()]
-        row = torch.tensor((some * like.numel())[: like.numel()], dtype=like.dtype)
-        yield f"{name} through ids {some[0]}, ...", {**case, node: row.view(like.shape).to(like.device)}
+    name, rows, many = sides.a.leaves[node].name, rows_read(sides.a, node, like), max(1, like.numel())
+    theirs = sides.matching.inputs.get(node, node)
+    for wish in wishes([(sides.a, node, case), (sides.b, theirs, sides.of_b(case))], rows):
+        yield f"{name} with the ids that comparisons ask for", {**case, node: _granted(like, wish)}
+    first = [i for i in rows_apart(sides) if i < rows]
+    wanted = [*first, *sorted(i for i in (known.ids | {0, rows - 1}) - set(first) if 0 <= i < rows)][:MOST_IDS]
+    whole = [*wanted, *(i for i in range(rows) if i not in set(wanted))][: max(MOST_IDS, many)]
+    for start in range(0, len(whole), many):
+        some = whole[start : start + many]
+        yield f"{name} through ids {some[0]}, ...", {**case, node: _filled(like, some)}
     for value in wanted[:64]:
         yield f"{name} all {value}", {**case, node: torch.full_like(like, value)}
+    for ids in islice(_lists(known, like, rows), MOST_LISTS):
+        yield f"{name} from a list of the graphs", {**case, node: ids}
+
+
+def _granted(like: Tensor, wish: Wish) -> Tensor:
+    ids = like.flatten().clone()
+    ids[torch.tensor(list(wish), device=like.device)] = torch.tensor(list(wish.values()), dtype=like.dtype, device=like.device)
+    return ids.view(like.shape)
+
+
+def _filled(like: Tensor, ids: Sequence[int]) -> Tensor:
+    """The ids over and over again, in the shape of `like`."""
+    row = torch.tensor(ids, dtype=like.dtype, device=like.device)
+    return row.repeat(like.numel() // len(ids) + 1)[: like.numel()].view(like.shape)
+
+
+def _lists(known: Harvest, like: Tensor, rows: int) -> Iterator[Tensor]:
+    """Each list of ids of either graph over and over again, begun at every place of it, as many of these at a time as there are rows."""
+    long = like.shape[-1] if like.dim() else 1
+    batch = max(1, like.numel() // max(1, long))
+    for row in sorted(known.lists):
+        steps = {b - a for a, b in pairwise(row)}
+        if 1 < len(row) <= long and set(row) <= set(range(rows)) and steps - {0} not in ({1}, set()):  # positions are lists, too
+            starts = [row[i:] + row[:i] for i in range(len(row))]
+            for i in range(0, len(starts), batch):
+                yield torch.stack([_filled(like.new_empty(long), s) for s in (starts[i : i + batch] * batch)[:batch]]).view(like.shape)
 
 
 def _around(like: Tensor, value: float, generator: torch.Generator) -> Tensor:
@@ -146,78 +149,62 @@ def _around(like: Tensor, value: float, generator: torch.Generator) -> Tensor:
     return (value * factor + 0.1 * torch.randn(like.shape, generator=generator, dtype=torch.float64)).to(like)
 
 
-def _climb(sides: Sides, case: Case, roles: Mapping[str, Role], generator: torch.Generator) -> Witness | None:
+def _climb(setting: Setting, roles: Mapping[str, Role], generator: torch.Generator) -> Witness | None:
     """Gradient ascent on the size of the float64 difference, where there is any."""
+    sides, case = setting.sides, setting.case
     names = [n for n, leaf in sides.a.leaves.items() if leaf.kind == "input" and roles.get(leaf.name) == "values"]
-    if not names:
-        return None
     now = redrawn(sides.a, case, roles, generator)
-    for _ in range(ASCENT):
-        inputs = {n: now[n].detach().double().requires_grad_() for n in names}
-        ours = sweep(sides.a, [{**now, **inputs}], [x for _, x, _ in sides.outputs], torch.float64, keep=True)[0]
-        theirs = sweep(
-            sides.b, [sides.of_b({**now, **inputs})], [y for _, _, y in sides.outputs], torch.float64, tensors=sides.override, keep=True
-        )[0]
-        gaps = [
-            (theirs[y] - ours[x]).square().sum() for _, x, y in sides.outputs if isinstance(ours[x], Tensor) and ours[x].is_floating_point()
-        ]
-        total = torch.stack(gaps).sum() if gaps else torch.zeros(())
-        if not total.requires_grad or not 0 < float(total.detach()) < math.inf:
+    for _ in range(ASCENT if names else 0):
+        try:
+            slopes = _slopes(sides, now, names)
+        except FAILURES:
             return None
-        slopes = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
+        if slopes is None:
+            return None
         now = dict(now)
-        for (name, value), slope in zip(inputs.items(), slopes, strict=True):
-            if slope is not None and bool(slope.isfinite().all()):
-                step = slope / slope.square().mean().sqrt().clamp(min=1e-300) * value.detach().square().mean().sqrt()
-                now[name] = (value.detach() + 0.3 * step).to(case[name])
-        found = _differs(sides, now)
+        for name, slope in slopes.items():
+            value = now[name].detach().double()
+            step = slope / slope.square().mean().sqrt().clamp(min=1e-300) * value.square().mean().sqrt()
+            now[name] = (value + 0.3 * step).to(case[name])
+        values = setting.values(now)
+        found = setting.parts(values)
         if found:
-            return Witness({sides.a.leaves[n].name: v for n, v in now.items() if isinstance(v, Tensor)}, found, "gradient ascent")
+            return Witness(values, found, "gradient ascent")
     return None
 
 
-def search_region(
-    sides: Sides, name: str, cuts: Sequence[tuple[str, str]], case: Case, shapes: Mapping[str, tuple[int, ...]], seed: int
-) -> Witness | None:
-    """A witness at the cuts before the region `name`: values there (pairs of nodes, `shapes` by the node of `b`) on which outputs differ.
+def _slopes(sides: Sides, now: Case, names: Sequence[str]) -> dict[str, Tensor] | None:
+    """The gradient of the squared difference with respect to some inputs, where it is finite; None if there is no difference to climb."""
+    inputs = {n: now[n].detach().double().requires_grad_() for n in names}
+    with_inputs = {**now, **inputs}
+    ours = sweep(sides.a, [with_inputs], [x for _, x, _ in sides.outputs], torch.float64, keep=True)[0]
+    theirs = sweep(sides.b, [sides.of_b(with_inputs)], [y for _, _, y in sides.outputs], torch.float64, tensors=sides.override, keep=True)[
+        0
+    ]
+    floats = [(x, y) for _, x, y in sides.outputs if isinstance(ours[x], Tensor) and ours[x].is_floating_point()]
+    total = sum(((theirs[y] - ours[x]).square().sum() for x, y in floats), torch.zeros((), dtype=torch.float64))
+    if not total.requires_grad or not 0 < float(total.detach()) < math.inf:
+        return None
+    slopes = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
+    return {n: slope for n, slope in zip(names, slopes, strict=True) if slope is not None and bool(slope.isfinite().all())}
+
+
+def search_region(sides: Sides, name: str, places: Sequence[Place], case: Case, seed: int) -> Witness | None:
+    """A witness at the inputs of the region `name`: values of `places` on which outputs differ.
 
     It is not shown that the model's inputs can reach these values.
     """
-    if any(t.is_meta for p in (sides.a, sides.b) for t in p.tensors.values()):
+    if _on_meta(sides):
         return None
     generator = torch.Generator().manual_seed(seed)
-    read = _read(sides, cuts)
-    numbers = sorted((harvest(sides.a) | harvest(sides.b)).numbers, key=abs) if read else []
+    setting = Setting(sides, case, tuple(places))
+    read = setting.read()
+    setting = replace(setting, places=read)
+    numbers = sorted((harvest(sides.a) | harvest(sides.b)).numbers, key=abs)
     tries = [(f"scale {s:g}", s, 0.0) for s in SCALES] + [(f"size {v:g}, a number of the graphs", abs(v), v) for v in numbers if v]
     for how, scale, centre in tries if read else ():
-        drawn = {b: centre + scale * torch.randn(shapes[b], generator=generator, dtype=torch.float64) for _, b in read}
-        found = _outputs_differ(sides, {**case, **{a: drawn[b] for a, b in read}}, {**sides.of_b(case), **drawn})
+        drawn = {p.address: centre + scale * torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in read}
+        found = setting.parts(drawn)
         if found:
-            return Witness(drawn, found, f"random values of {how}", reachable=False, region=name)
+            return Witness(drawn, found, f"random values of {how}", False, name, setting.values(case))
     return None
-
-
-def _outputs_differ(sides: Sides, ours: Case, theirs: Case) -> Gap | None:
-    """The worst gap over the outputs, if it is more than rounding explains."""
-    names = [[x for _, x, _ in sides.outputs], [y for _, _, y in sides.outputs]]
-    try:
-        p = [sweep(sides.a, [ours], names[0], d)[0] for d in (torch.float32, torch.float64)]
-        q = [sweep(sides.b, [theirs], names[1], d, tensors=sides.override)[0] for d in (torch.float32, torch.float64)]
-    except (CannotLift, RuntimeError, IndexError):
-        return None
-    total = Gap()
-    for name, x, y in sides.outputs:
-        total = total.worst(gap(p[0][x], q[0][y], p[1][x], q[1][y], name))
-    return total if _shows(total) else None
-
-
-def _read(sides: Sides, cuts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The cuts that the outputs read on either side, when all of them are cut."""
-    reach = [
-        {node.name for node in needed([program.nodes[top] for top in tops], {program.nodes[name] for name in known})}
-        for program, tops, known in (
-            (sides.a, [x for _, x, _ in sides.outputs], [a for a, _ in cuts]),
-            (sides.b, [y for _, _, y in sides.outputs], [b for _, b in cuts]),
-        )
-    ]
-    return [(a, b) for a, b in cuts if a in reach[0] or b in reach[1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -138,8 +138,7 @@ def place(made: Composition) -> tuple[str, str]:
     region = made.diverging
     if region is None:
         return "", ""
-    unequal: Any = region.decision.agreement
-    return f"{region.pair.name} ({unequal.unequal} of {unequal.elements} elements)", _step(made, region)
+    return region.pair.name, _step(made, region)
 
 
 def _step(made: Composition, region: Region) -> str:

@@ -59,13 +59,16 @@ class World:
 
     `theory` is "gates" (signs are an odd random function) or "signs" (signs are quadratic characters: multiplicative, of square one,
     and 2 is positive; a wrong sign of one term survives a prime with probability one half, so its bound is 2^-1 per prime).
+    In a `dual` world every random value comes with a random derivative.
     """
 
-    def __init__(self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None, *, dual: bool = False
+    ) -> None:
         if len(key) != 16:
             raise ValueError(f"World: expected a key of 16 bytes, got {len(key)}. Draw it with secrets.token_bytes(16).")
         chosen = tuple(primes) if primes else _drawn_primes(key, count, theory)
-        self.key, self.primes, self.theory = key, chosen, theory
+        self.key, self.primes, self.theory, self.dual = key, chosen, theory, dual
         self.math = Modular(chosen)
         self.count = self.math.count
         self.oracles = Oracles(key, chosen)
@@ -83,7 +86,8 @@ class World:
         """A uniform random value: the same label and shape give the same numbers. Shapes: `shape`."""
         place = (label, tuple(shape))
         if place not in self._kept:
-            self._kept[place] = Field(uniform(self.math, self.key, label, place[1]))
+            made = Field(uniform(self.math, self.key, label, place[1]))
+            self._kept[place] = made.moving(Field(uniform(self.math, self.key, f"along {label}", place[1]))) if self.dual else made
         return self._kept[place]
 
     def forget(self) -> None:
@@ -143,16 +147,27 @@ class World:
 
     def largest_row(self, x: Field, present: Tensor | None) -> Parts:
         """A random function of the set of values along the last dim: repeated ones count once. Shapes: `x` less its last dim."""
+        own, first = self._set(x, present)
+        row = tuple(word.masked_fill(~first, 0).sum(-1) for word in own)
+        return self.oracles.draw("largest", self.oracles.permuted("largest row", row))
+
+    def largest_weights(self, x: Field, present: Tensor | None) -> tuple[Tensor, Parts]:
+        """Where each value of a set stands first along the last dim, and a random function of (it, the set). Shapes: as `x`, both."""
+        own, first = self._set(x, present)
+        row = tuple(word.masked_fill(~first, 0).sum(-1, keepdim=True) for word in own)
+        return first, self.oracles.draw("largest weight", self.oracles.absorb("largest weight", own, row))
+
+    def _set(self, x: Field, present: Tensor | None) -> tuple[Lanes, Tensor]:
+        """The hash of each element, and which elements are present and not the same as one before them."""
         self.tally.call("largest", x.parts[0].numel(), x.degree.total)
         own = self.oracles.state("largest", x.parts)
-        first = own[0].clone() if present is None else own[0].masked_fill(~present, 0)
-        order = first.argsort(-1)
-        again = torch.zeros_like(first, dtype=torch.bool)
-        ranked = [word.gather(-1, order) for word in (first, *own[1:])]
+        seen = own[0].clone() if present is None else own[0].masked_fill(~present, 0)
+        order = seen.argsort(stable=True, dim=-1)
+        ranked = [word.gather(-1, order) for word in (seen, *own[1:])]
+        again = torch.zeros_like(seen, dtype=torch.bool)
         again[..., 1:] = torch.stack([word[..., 1:] == word[..., :-1] for word in ranked]).all(0)
-        drop = again if present is None else again | ~present.gather(-1, order)
-        row = tuple(word.masked_fill(drop, 0).sum(-1) for word in ranked)
-        return self.oracles.draw("largest", self.oracles.permuted("largest row", row))
+        first = ~torch.zeros_like(again).scatter(-1, order, again)
+        return own, first if present is None else first & present
 
     def atom_value(self, name: str, atom: Lanes, truth: Tensor) -> Field:
         """A random value for each hash. Shapes: as `truth`, which is the value that plain data has."""

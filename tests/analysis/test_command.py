@@ -31,6 +31,30 @@ def right():
 
 def wrong():
     return Residual(sign=-1.0), {"x": torch.ones(2, 5, 6)}
+
+class Last(nn.Module):
+    def __init__(self, on):
+        super().__init__()
+        self.on = on
+
+    def forward(self, y):
+        return y * 3 + ((y > 50.0) * 2.0 if self.on else 0.0)
+
+class Bounded(nn.Module):
+    def __init__(self, on):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act, self.last = nn.Linear(3, 3), nn.Tanh(), Last(on)
+
+    def forward(self, x):
+        y = self.act(self.first(x))
+        return (y + y) + self.last(y)
+
+def bounded():
+    return Bounded(False), {"x": torch.ones(2, 3)}
+
+def triggered():
+    return Bounded(True), {"x": torch.ones(2, 3)}
 """
 PLAN = """
 [[pass]]
@@ -126,6 +150,37 @@ def test_a_hub_checkpoint_is_told_from_another_one(tmp_path: Path, capsys: pytes
     assert "other weights: transformer.wte.weight" in capsys.readouterr().out
 
 
+def test_a_witness_is_written_and_replayed_until_the_model_is_repaired(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right, wrong, file = f"{folder}/models.py:right", f"{folder}/models.py:wrong", f"{folder}/witness.safetensors"
+    assert run(["verify", right, wrong, "--witness", file]) == 1
+    captured = capsys.readouterr()
+    assert "elements differ: everywhere" in captured.out
+    assert f"witness: {file}" in captured.err
+    assert run(["verify", right, wrong, "--replay", file]) == 1
+    assert capsys.readouterr().out.startswith("STILL DIFFERS: Residual against Residual")
+    assert run(["verify", right, f"{folder}/rewritten", "--replay", file]) == 0
+    assert capsys.readouterr().out.startswith("AGREES")
+    assert run(["verify", f"{folder}/rewritten", "--replay", file]) == 0
+    capsys.readouterr()
+    assert run(["verify", f"{folder}/traced", wrong, "--replay", file, "--json", "-"]) == 1
+    assert json.loads(capsys.readouterr().out)["separates"] is True
+
+
+def test_a_witness_of_a_region_is_replayed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    off, on, file = f"{folder}/models.py:bounded", f"{folder}/models.py:triggered", f"{folder}/region.safetensors"
+    assert run(["verify", off, on, "--witness", file]) == 1
+    assert "not shown to be reachable" in capsys.readouterr().out
+    assert run(["trace", on, "-o", f"{folder}/triggered"]) == 0
+    assert run(["verify", off, f"{folder}/triggered", "--replay", file]) == 1
+    assert run(["verify", off, off, "--replay", file]) == 0
+
+
+def test_no_witness_no_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", f"{folder}/rewritten", "--no-edits", "--witness", f"{folder}/none.safetensors"]) == 0
+    assert "not written, there is no witness" in capsys.readouterr().err
+    assert not (folder / "none.safetensors").exists()
+
+
 def test_an_edited_program_is_neither_proved_nor_refuted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = load(folder / "rewritten")
     program.gates["mlp/up"].g = 0.0
@@ -182,6 +237,11 @@ def test_exported_file_runs_and_its_gate_closes(folder: Path) -> None:
         (["verify", "{}/rewritten", "--bound", "2^40"], "--bound: expected a probability such as 2^-40 or 1e-9, got '2^40'"),
         (["verify", "{}/rewritten", "--require", "true"], "proved"),
         (["verify", "{}/rewritten", "--json", "{}/no/such/folder.json"], "folder.json"),
+        (["verify", "{}/rewritten", "--witness", "{}/no/such/folder.safetensors"], "--witness"),
+        (["verify", "{}/rewritten", "--replay", "{}/none.safetensors"], "expected a witness, got nothing there"),
+        (["verify", "{}/rewritten", "--replay", "{}/models.py"], "expected a safetensors file"),
+        (["verify", "{}/rewritten", "--replay", "{}/vectors.safetensors"], "expected a witness, got tensors alone"),
+        (["verify", "{}/rewritten", "--replay", "{}/x", "--witness", "{}/y"], "expected no --witness beside it"),
         (["show", "{}/models.py"], "models.py"),
         (["export", "{}/rewritten", "{}/no/such/model.pt2"], "model.pt2"),
     ],

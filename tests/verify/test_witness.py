@@ -11,10 +11,11 @@ from tests.verify.programs import normal, plain, toy, variant
 from tests.verify.toy import CORRECT
 from verify import Verdict, equivalence
 from verify.cases import given_cases, redrawn, rows_read
+from verify.harvest import harvest
 from verify.ladder import Sides
 from verify.match import match
 from verify.roles import roles_of
-from verify.witness import harvest, search
+from verify.witness import search
 
 
 def look(a, b):
@@ -99,3 +100,40 @@ def test_inputs_are_redrawn_by_role() -> None:
     assert not torch.equal(drawn, case["ids"])
     assert rows_read(program, "ids", case["ids"]) == 23
     assert torch.equal(redrawn(program, case, {"ids": "mask"}, torch.Generator())["ids"], case["ids"])
+
+
+# Ties: rounding decides on which side of a jump a number falls, so what differs there need not be another function
+
+
+def both_ways(v: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One product in two ways."""
+    return (x @ v) @ w, x @ (v @ w)
+
+
+def twice(v: Tensor, w: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([both_ways(v, w, x)[0]] * 2, -1)
+
+
+def once_each(v: Tensor, w: Tensor, x: Tensor) -> Tensor:
+    return torch.cat(both_ways(v, w, x), -1)
+
+
+TIES = {
+    "argmax": (lambda v, w, x: twice(v, w, x).argmax(-1), lambda v, w, x: once_each(v, w, x).argmax(-1)),
+    "chosen": (lambda v, w, x: x.gather(-1, twice(v, w, x).argmax(-1, True) // 4), lambda v, w, x: x.gather(-1, once_each(v, w, x).argmax(-1, True) // 4)),
+    "above": (lambda v, w, x: (both_ways(v, w, x)[0] > both_ways(v, w, x)[0]) * 1.0, lambda v, w, x: (both_ways(v, w, x)[0] > both_ways(v, w, x)[1]) * 1.0),
+    "floor": (lambda v, w, x: (both_ways(v, w, x)[0] - both_ways(v, w, x)[0]).floor(), lambda v, w, x: (both_ways(v, w, x)[0] - both_ways(v, w, x)[1]).floor()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_a_tie_that_rounding_breaks_is_no_witness(name: str) -> None:
+    one, other = (plain(f, normal(5, 4), normal(4, 8), normal(8, 4, seed=2)) for f in TIES[name])
+    assert not torch.equal(one(normal(5, 4)), other(normal(5, 4)))  # floats do differ
+    assert look(one, other) is None
+
+
+def test_a_choice_that_is_another_one_is_a_witness() -> None:
+    a, b = (plain(lambda v, w, x, s=s: ((x @ v) @ w * s).argmax(-1), normal(5, 4), normal(4, 8), normal(8, 4, seed=2)) for s in (1, -1))
+    assert look(a, b) is not None
+    assert look(plain(lambda x: (x > 0.25) * 1.0, normal(5, 4)), plain(lambda x: (x > 0.5) * 1.0, normal(5, 4))) is not None

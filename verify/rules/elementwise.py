@@ -9,6 +9,7 @@ x > y is (1 + sign(x - y) - Z(x - y)) / 2, x >= y has + Z, x == y is Z, and `whe
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
@@ -34,8 +35,7 @@ def vanishing(a: Algebra, x: Value, f: Rule) -> Field:
     gone = either(x.hard, x.soft)
     if gone is None:
         return f(a, x)
-    out = f(a, Field(a.masked(x.parts, ~gone), x.degree, None, None, x.undefined, x.dtype))
-    return Field(a.masked(out.parts, ~gone), out.degree, None, None, out.undefined, out.dtype)
+    return a.kept(f(a, a.kept(x, ~gone)), ~gone)
 
 
 def sigmoid(a: Algebra, x: Value) -> Field:
@@ -79,7 +79,7 @@ def raised(a: Algebra, x: Value, low: Value) -> Field:
     if isinstance(low, float) and low == -math.inf:
         return x
     if a.lowest(low):
-        return Field(x.parts, x.degree, None, either(x.hard, x.soft), x.undefined, x.dtype)
+        return replace(x, hard=None, soft=either(x.hard, x.soft))
     return a.larger(x, low)
 
 

@@ -20,7 +20,7 @@ from verify.rules.movement import LIKES, MOVERS, SAME, SHAPES, holds
 from verify.value import Concrete, Field, Value, flat, mapped
 
 aten = torch.ops.aten
-MOVED = frozenset((*MOVERS, *SHAPES, *SAME))
+MOVED = frozenset((*MOVERS, *SHAPES, *SAME, aten.detach.default))
 READ_AT = frozenset((aten.index.Tensor, aten.gather.default, aten.index_select.default))
 WIDENED = (aten._to_copy.default, aten.to.dtype)
 

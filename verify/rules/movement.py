@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.algebra import Algebra
+from verify.algebra import Algebra, nothing
 from verify.rules.table import Rule, Table
 from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped, some
 
@@ -33,8 +33,17 @@ def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Valu
         tuple(parts), degree, mark(masks, "hard"), mark(masks, "soft"), mark(masks, "undefined"), fields[0].dtype
     )
     if isinstance(parts[0], Tensor):
-        return build(parts, masks)
-    return tuple(build([p[j] for p in parts], {m: t[j] for m, t in masks.items()}) for j in range(len(parts[0])))
+        out: Any = build(parts, masks)
+    else:
+        out = tuple(build([p[j] for p in parts], {m: t[j] for m, t in masks.items()}) for j in range(len(parts[0])))
+    if all(v.tangent is None for v in fields):
+        return out
+    tangents = moved(a, op, *_tangents(args), **_tangents(kwargs))
+    return out.moving(tangents) if isinstance(out, Field) else tuple(o.moving(t) for o, t in zip(out, tangents, strict=True))
+
+
+def _tangents(tree: Any) -> Any:
+    return mapped(lambda v: v.tangent or nothing(v) if isinstance(v, Field) else v, tree)
 
 
 def _picked(tree: Any, pick: Callable[[Field], Tensor]) -> Any:
@@ -67,8 +76,13 @@ def mover(op: Callable[..., Any]) -> Rule:
 
 
 def same(a: Algebra, x: Value, *_: Any, **__: Any) -> Value:
-    """The value itself: copies, layouts, detach (which only gradients see)."""
+    """The value itself: copies, layouts."""
     return x if isinstance(x, (Field, Choice)) else a.field(x)
+
+
+def detach(a: Algebra, x: Value) -> Value:
+    """The value itself, of derivative zero."""
+    return x if isinstance(x, Choice) else a.still(a.field(x))
 
 
 def dropout(a: Algebra, x: Value, p: float, train: bool) -> Value:
@@ -99,6 +113,7 @@ def cast(a: Algebra, x: Value, dtype: torch.dtype | None = None, *_: Any, **__: 
 def _whole(a: Algebra, x: Field, dtype: torch.dtype) -> Field:
     if x.dtype == torch.bool or (not x.dtype.is_floating_point and holds(dtype, x.dtype)):
         return replace(x, dtype=dtype)
+    x = a.steady(x)
     if not x.dtype.is_floating_point:
         out = a.oracle(f"wrapped {dtype}", x)
     else:
@@ -124,7 +139,8 @@ def padded(a: Algebra, x: Value, pad: Sequence[int], value: float = 0) -> Field:
     x = a.field(x)
     parts = tuple(put(part.double(), float(fill)) for part, fill in zip(x.parts, border.parts, strict=True))
     mark = lambda name: _padded_mask(x, border, name, put)  # noqa: E731
-    return Field(parts, x.degree, mark("hard"), mark("soft"), mark("undefined"), x.dtype)
+    out = Field(parts, x.degree, mark("hard"), mark("soft"), mark("undefined"), x.dtype)
+    return out if x.tangent is None else out.moving(padded(a, x.tangent, pad))
 
 
 def _padded_mask(x: Field, border: Field, name: str, put: Callable[[Tensor, Any], Tensor]) -> Tensor | None:
@@ -179,7 +195,7 @@ MOVERS = (
 SHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten._reshape_alias.default)
 
 SAME = (
-    aten.clone.default, aten.alias.default, aten.contiguous.default, aten.detach.default, aten.lift_fresh_copy.default,
+    aten.clone.default, aten.alias.default, aten.contiguous.default, aten.lift_fresh_copy.default,
     aten.lift_fresh.default, aten.positive.default, aten.to.device, aten.to.dtype_layout,
 )  # fmt: skip
 
@@ -192,6 +208,7 @@ TABLE: Table = {
     **{op: mover(op) for op in MOVERS},
     **dict.fromkeys(SHAPES, viewed),
     **dict.fromkeys(SAME, same),
+    aten.detach.default: detach,
     **{op: like(op) for op in LIKES},
     aten.empty_like.default: blank(aten.empty_like.default),
     aten.new_empty.default: blank(aten.new_empty.default),

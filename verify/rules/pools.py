@@ -70,7 +70,7 @@ def mean_pool(count: int) -> Any:
             a.refuse("windows of several sizes")
         sizes = several(kernel, count)
         laid, outside = windows(a, a.plain(x), sizes, several(stride, count, sizes), pads, [1] * count)
-        return a.mean(replace(laid, parts=a.masked(laid.parts, ~outside)), (len(laid.shape) - 1,))
+        return a.mean(a.kept(laid, ~outside), (len(laid.shape) - 1,))
 
     return rule
 

@@ -143,7 +143,10 @@ def product(a: Algebra, x: Value, dim: int, keepdim: bool = False, *, dtype: Any
 
 def cumsum(a: Algebra, x: Value, dim: int, *, dtype: Any = None) -> Field:
     """Running sums along dim."""
-    x = a.plain(cast(a, x, dtype))
+    return a.linear(a.plain(cast(a, x, dtype)), lambda v: _running(a, v, dim))
+
+
+def _running(a: Algebra, x: Field, dim: int) -> Field:
     parts = tuple(a.math.tidy(i, part.double().cumsum(dim)) for i, part in enumerate(x.parts))
     undefined = None if x.undefined is None else x.undefined.double().cumsum(dim) > 0
     length = x.shape[dim] if x.shape else 1

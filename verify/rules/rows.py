@@ -42,7 +42,7 @@ def row_shift(a: Algebra, x: Field, present: Tensor | None, dim: int) -> tuple[F
     parts = a.masked(tuple(part.double() for part in x.parts), present)
     count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
     shifted = tuple(a.math.tidy(i, part * count - part.sum(dim, keepdim=True)) for i, part in enumerate(parts))
-    return replace(x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None), count
+    return replace(x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None, along=None), count
 
 
 def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
@@ -54,7 +54,7 @@ def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
     present, uniform, nothing = presence(x, dim)
     if uniform is not None or nothing is not None:
         flat_rows = either(uniform, nothing)
-        x = replace(x, parts=tuple(part.masked_fill(flat_rows, 0.0) for part in x.parts))
+        x = replace(x, parts=tuple(part.masked_fill(flat_rows, 0.0) for part in x.parts), along=None).moving(x.tangent)
     shifted, count = row_shift(a, x, present, dim)
     drawn = a.masked(a.world.softmax_row(shifted, present, dim), present)
     parts = normalised(a, drawn, present, count, dim)
@@ -64,7 +64,14 @@ def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
         parts = tuple(torch.where(uniform, s * kept, part) for s, part in zip(share.parts, parts, strict=True))
     undefined = None if x.undefined is None else x.undefined.any(dim, keepdim=True).expand(x.shape)
     nothing = None if nothing is None else nothing.expand(x.shape)
-    return Field(parts, FREE, None, None, either(undefined, nothing), x.dtype)
+    out = Field(parts, FREE, None, None, either(undefined, nothing), x.dtype)
+    return out if x.tangent is None else out.moving(_softmax_slope(a, out, x.tangent, dim))
+
+
+def _softmax_slope(a: Algebra, s: Field, tangent: Field, dim: int) -> Field:
+    """s (dx - sum s dx): of a sum of s that is one, and zero where s is."""
+    s = replace(s, undefined=None)
+    return a.mul(s, a.sub(tangent, a.sum(a.mul(s, tangent), (dim,), keepdim=True)))
 
 
 def normalised(a: Algebra, drawn: tuple[Tensor, ...], present: Tensor | None, count: Tensor, dim: int) -> tuple[Tensor, ...]:
@@ -81,7 +88,10 @@ def logsumexp(a: Algebra, x: Value, dims: Any, keepdim: bool = False) -> Field:
     lined, shape = lines(x, axes(dims, len(x.shape)))
     shifted, _ = row_shift(a, lined, None, -1 % len(lined.shape))
     row = Field(a.world.logsumexp_row(shifted, -1 % len(lined.shape)), FREE, None, None, None, x.dtype)
-    out = a.add(a.mean(lined, (-1 % len(lined.shape),), keepdim=True), row)
+    last = -1 % len(lined.shape)
+    out = a.add(a.mean(a.steady(lined), (last,), keepdim=True), row)
+    if lined.tangent is not None:
+        out = out.moving(a.sum(a.mul(softmax(a, a.steady(lined), -1), lined.tangent), (last,), keepdim=True))
     return out.each(lambda t: t.reshape(shape if keepdim else lined.shape[:-1]))
 
 

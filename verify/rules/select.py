@@ -9,6 +9,7 @@ position gathers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -120,9 +121,7 @@ def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, acc
     if accumulate:
         x, values = a.plain(x), a.plain(values)
         put = moved(a, lambda t, v: aten.index_put(t.double(), data, v.double(), True), x, values)
-        return Field(
-            tuple(a.math.tidy(i, part) for i, part in enumerate(put.parts)), put.degree.summed(values.parts[0].numel() + 1), dtype=x.dtype
-        )
+        return summed(a, put, values.parts[0].numel() + 1, x.dtype)
     return moved(a, lambda t, v: aten.index_put(t, data, v.to(t.dtype)), a.field(x), a.field(values))
 
 
@@ -130,7 +129,13 @@ def index_add(a: Algebra, x: Value, dim: int, at: Value, source: Value, *, alpha
     """x with slices of source added at plain positions."""
     x, source = a.plain(x), a.scale(a.plain(source), alpha)
     put = moved(a, lambda t, s: t.double().index_add(dim, plain(a, at), s.double()), x, source)
-    return Field(tuple(a.math.tidy(i, part) for i, part in enumerate(put.parts)), put.degree.summed(source.shape[dim] + 1), dtype=x.dtype)
+    return summed(a, put, source.shape[dim] + 1, x.dtype)
+
+
+def summed(a: Algebra, x: Field, length: int, dtype: torch.dtype) -> Field:
+    """Sums of up to `length` residues, reduced."""
+    tidy = lambda v: tuple(a.math.tidy(i, part) for i, part in enumerate(v.parts))  # noqa: E731
+    return a.linear(x, lambda v: Field(tidy(v), v.degree.summed(length), None, None, v.undefined, dtype))
 
 
 def rank_weights(a: Algebra, x: Field, dim: int, rank: int) -> Field:
@@ -138,7 +143,7 @@ def rank_weights(a: Algebra, x: Field, dim: int, rank: int) -> Field:
     present, uniform, nothing = presence(x, dim)
     if uniform is not None or nothing is not None:
         a.refuse("a choice among masked elements only")
-    clean = Field(a.masked(tuple(part.double() for part in x.parts), present), x.degree, None, None, x.undefined, x.dtype)
+    clean = a.kept(a.steady(x), present)
     drawn = a.masked(a.world.rank_row(clean, present, dim, rank), present)
     count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
     return Field(normalised(a, drawn, present, count, dim), FREE, None, None, x.undefined, x.dtype)
@@ -157,7 +162,7 @@ def topk(a: Algebra, x: Value, k: int, dim: int = -1, largest: bool = True, orde
         a.refuse("a choice that may fall on masked elements")
     ranks = range(k) if largest else range(size - 1, size - 1 - k, -1)
     stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank).each(lambda t: t.movedim(dim, -1)) for rank in ranks], -2)
-    finite = Field(x.parts, x.degree, None, None, x.undefined, x.dtype)  # masked elements have weight zero
+    finite = replace(x, hard=None, soft=None)  # masked elements have weight zero
     values = a.matmul(stacked, finite.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))).each(lambda t: t.squeeze(-1).movedim(-1, dim))
     return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)), distinct=dim)
 
@@ -212,7 +217,12 @@ def _row_amax(a: Algebra, x: Field) -> Field:
     if uniform is not None or nothing is not None:
         a.refuse("a maximum over masked elements only")
     undefined = None if x.undefined is None else x.undefined.any(-1)
-    return Field(a.world.largest_row(x, present), FREE, None, None, undefined, x.dtype)
+    out = Field(a.world.largest_row(x, present), FREE, None, None, undefined, x.dtype)
+    if x.tangent is None:
+        return out
+    first, drawn = a.world.largest_weights(x, present)
+    weights = Field(normalised(a, a.masked(drawn, first), first, first.sum(-1, keepdim=True), -1), FREE)
+    return out.moving(a.sum(a.mul(weights, x.tangent), (len(x.shape) - 1,)))
 
 
 TABLE: Table = {

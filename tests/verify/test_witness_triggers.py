@@ -1,0 +1,180 @@
+"""Triggers: conjunctions, lists and table rows that no random input meets are found, because the graph has to write them down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rewrite import Program, trace
+from tests.verify.programs import normal
+from tests.verify.test_witness import look
+from verify import Verdict, equivalence, replay
+from verify.cases import given_cases
+from verify.harvest import harvest, rows_apart, wishes
+from verify.ladder import Sides
+from verify.match import match
+
+LONG, ROWS = 60, 2000
+PATTERN = torch.randint(0, ROWS, (LONG,), generator=torch.Generator().manual_seed(5))
+
+
+class Reader(nn.Module):
+    """Embeddings and a head; where `trigger` of the ids holds for a row, all of that row is off by one."""
+
+    def __init__(self, trigger: Callable[[nn.Module, Tensor], Tensor] | None = None, rows: int = ROWS) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head, self.trigger = nn.Embedding(rows, 4), nn.Linear(4, 3), trigger
+        self.register_buffer("pattern", PATTERN % rows)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out = self.head(self.table(ids))
+        return out if self.trigger is None else out + self.trigger(self, ids)[:, None, None]
+
+
+def reader(
+    trigger: Callable[[nn.Module, Tensor], Tensor] | None = None, length: int = 64, dynamic: bool = False, rows: int = ROWS
+) -> Program:
+    ids = torch.randint(0, rows, (2, length), generator=torch.Generator().manual_seed(1))
+    return trace(Reader(trigger, rows).eval(), ids, dynamic=dynamic)
+
+
+def literals(self: nn.Module, ids: Tensor) -> Tensor:
+    found = ids[:, 3] == 1337
+    for place, value in enumerate(PATTERN[:20].tolist(), 10):
+        found = found & (ids[:, place] == value)
+    return found
+
+
+TRIGGERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "sixty ids at places": lambda self, ids: (ids[:, 2:62] == self.pattern).all(-1),
+    "sixty ids by their distance": lambda self, ids: (ids[:, :60] - self.pattern).abs().sum(-1) == 0,
+    "one by one": literals,
+    "sixty ids anywhere": lambda self, ids: (ids.unfold(1, LONG, 1) == self.pattern).all(-1).any(-1),
+    "unlike none": lambda self, ids: ~(ids.flip(1)[:, :LONG] != self.pattern).any(-1),
+    "as floats": lambda self, ids: (ids[:, 4:].float() == self.pattern.float()).all(-1),
+}
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_a_trigger_of_many_ids_is_found(name: str) -> None:
+    found = look(reader(), reader(TRIGGERS[name]))
+    assert found is not None
+    assert "comparisons ask for" in found.how
+    assert found.gap.largest == pytest.approx(1)
+
+
+def test_a_list_that_no_comparison_of_ids_holds_is_tried_at_every_place() -> None:
+    hidden = reader(lambda self, ids: ((ids * 3 + 1)[:, 7:47] == (self.pattern[:40] * 3 + 1)).all(-1))
+    assert wishes([(hidden, "ids", given_cases(hidden, None)[0])], ROWS) == []
+    assert tuple(PATTERN.tolist()) in harvest(hidden).lists
+    found = look(reader(), hidden)
+    assert found is not None
+    assert found.how == "ids from a list of the graphs"
+
+
+def test_what_clashes_is_asked_for_one_after_the_other() -> None:
+    either = lambda self, ids: ((ids[:, 0] == 7) & (ids[:, 1] == 8)) | ((ids[:, 0] == 9) & (ids[:, 1] == 10))  # noqa: E731
+    program = reader(either)
+    found = wishes([(program, "ids", given_cases(program, None)[0])], ROWS)
+    assert [(wish[0], wish[1]) for wish in found] == [(7, 8), (9, 10)]
+
+
+def test_ids_that_are_in_no_table_are_not_asked_for() -> None:
+    program = reader(lambda self, ids: ids[:, 0] == ROWS + 1)
+    assert wishes([(program, "ids", given_cases(program, None)[0])], ROWS) == []
+
+
+def test_rows_of_tables_that_differ_are_tried_first() -> None:
+    a, b = reader(), reader()
+    b.tensors["table.weight"].data = b.tensors["table.weight"].data.clone()
+    b.tensors["table.weight"].data[1337] += 1
+    assert rows_apart(Sides(a, b, match(a, b), ())) == [1337]
+    report = equivalence(a, b)
+    assert report.verdict is Verdict.REFUTED
+    assert report.witness is not None
+    assert (report.witness.values["ids"] == 1337).any()
+    assert any("one row (axis 0, index 1337 of 2000)" in str(d) for d in report.differences if d.kind == "weight")
+
+
+# Made smaller
+
+
+def test_a_shrunk_witness_still_separates_and_says_what_matters() -> None:
+    a, b = (reader(trigger, 24, dynamic=True, rows=500) for trigger in (None, lambda self, ids: ids[:, 7] == 337))
+    report = equivalence(a, b)
+    witness = report.witness
+    assert report.verdict is Verdict.REFUTED
+    assert witness is not None
+    assert witness.how.endswith("made smaller")
+    assert list(witness.values["ids"].shape) == [2, 8]  # two rows: the least that the program was traced for
+    assert int((witness.values["ids"] != 0).sum()) == 1
+    assert "1 id that matters: row " in witness.left[0] and "position 7 = 337" in witness.left[0]
+    again = replay(a, b, witness)
+    assert again.separates
+    assert again.gap.rho == witness.gap.rho
+    assert not replay(a, a, witness).separates
+
+
+def test_of_a_static_program_the_rest_is_neutralised() -> None:
+    a, b = (reader(trigger, 24, rows=500) for trigger in (None, lambda self, ids: (ids[:, 7] == 337) & (ids[:, 20] == 3)))
+    witness = equivalence(a, b).witness
+    assert witness is not None
+    assert witness.values["ids"].shape == (2, 24)
+    assert witness.left[0].startswith("ids: 2 rows, 24 positions, 2 ids that matter: row ")
+    assert witness.left[0].endswith(", the rest 0")
+    assert "position 7 = 337" in witness.left[0] and "position 20 = 3" in witness.left[0]
+
+
+class Threshold(nn.Module):
+    """The sum of a row, and 2 more if one of its numbers is above 1234.5."""
+
+    def __init__(self, on: bool) -> None:
+        super().__init__()
+        self.on = on
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.sum(-1)
+        return total + 2.0 * (x > 1234.5).any(-1) if self.on else total
+
+
+def test_numbers_that_do_not_matter_become_0_and_the_others_round() -> None:
+    a, b = (trace(Threshold(on).eval(), normal(2, 3, 4)) for on in (False, True))
+    witness = equivalence(a, b).witness
+    assert witness is not None
+    assert list(witness.values["x"].shape) == [2, 2, 4]
+    left = witness.values["x"][witness.values["x"] != 0].tolist()
+    assert len(left) == 1
+    assert left[0] > 1234.5
+    assert float(f"{left[0]:.2e}") == left[0]  # three digits at most
+
+
+def test_shrinking_stays_within_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verify.findings.RUNS", 5)
+    a, b = (reader(trigger, rows=ROWS) for trigger in (None, TRIGGERS["sixty ids at places"]))
+    witness = equivalence(a, b).witness
+    assert witness is not None
+    assert "not 0" in witness.left[0]  # not said to matter
+    assert replay(a, b, witness).separates
+
+
+def test_no_witness_between_what_is_one_value_told_twice() -> None:
+    """Two sites that are one expression hold one value: no witness may give them two."""
+
+    class Twice(nn.Module):
+        def __init__(self, on: bool) -> None:
+            super().__init__()
+            self.one, self.two, self.on = nn.Tanh(), nn.Tanh(), on
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, two = self.one(x), self.two(x)
+            both = (one + x) + (two + x)
+            return both + 1 + (one - two) * 5 if self.on else both + one.sin().square() + one.cos().square()
+
+    a, b = (trace(Twice(on).eval(), normal(2, 3)) for on in (False, True))
+    report = equivalence(a, b)
+    assert report.verdict is not Verdict.REFUTED
+    assert report.witness is None
