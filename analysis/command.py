@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from rewrite import Program
-    from verify import Replay, Report
 
 MISUSE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
 PATIENCE = 2.0  # Units: seconds
@@ -107,6 +107,7 @@ def verify(
     require: Annotated[Literal["proved", "consistent"], typer.Option(help="What makes the exit code 0.")] = "proved",
     bound: Annotated[str, typer.Option(help="The largest error probability of a proof, such as 2^-40.")] = "2^-20",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also writes JSON; - is standard output.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also writes JUnit XML, for CI.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws keys from this seed, not from fresh entropy; the report says so.")] = None,
     edits: Annotated[bool, typer.Option(help="Also decides whether an edit at each term of A can reach an output.")] = True,
     witness: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a witness is written, if there is one.")] = None,
@@ -114,14 +115,16 @@ def verify(
 ) -> None:
     """Proves or refutes that two programs compute the same."""
     from analysis.replay import read_witness, replayed
+    from analysis.results import check_writable, in_words, junit, write
     from analysis.source import names_a_model, program_of
     from rewrite import InputError
     from verify import equivalence
 
     error = read_bound(bound)
     check_writable("--json", json_file)
+    check_writable("--junit", junit_file)
     check_writable("--witness", witness)
-    known = None if replay is None else read_witness(replay, witness)
+    known = None if replay is None else read_witness(replay, witness, junit_file)
     if b is None and names_a_model(a):
         raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
     with working(f"reading {' and '.join(filter(None, (a, b)))}"):
@@ -132,13 +135,16 @@ def verify(
     sides = (first,) if second is None else (second, first)  # claims are those of A
     if known is not None:
         shown = replayed(sides, known)
-        _tell(shown, json_file)
+        typer.echo(in_words(shown, json_file))
         raise typer.Exit(shown.exit_code())
+    start = time.monotonic()
     with working("proving") as tell:
         report = equivalence(*sides, bound=error, seed=seed, edits=edits and bool(first.steps), progress=tell)
     if witness is not None and report.witness is not None:
         report.witness.save(witness)
-    _tell(report, json_file)
+    if junit_file is not None:
+        write(junit_file, junit(report, require, time.monotonic() - start))
+    typer.echo(in_words(report, json_file))
     if witness is not None:
         typer.echo(f"witness: {witness}" if report.witness else f"{witness}: not written, there is no witness", err=True)
     raise typer.Exit(report.exit_code(require))
@@ -161,21 +167,6 @@ def export(
     with working(f"exporting {file}"):
         program.export(file, gates=gates)
     typer.echo(f"{file}: {file.stat().st_size:,} bytes, {len(program.gates)} gates")
-
-
-def check_writable(option: str, file: Path | None) -> None:
-    """Raises InputError for a file that could not be written later on; `-` is standard output."""
-    from rewrite import InputError
-
-    if file is not None and str(file) != "-" and (file.is_dir() or not file.absolute().parent.is_dir()):
-        raise InputError(f"{option} {file}: expected a file in a folder that is there, got none. Make the folder first.")
-
-
-def _tell(report: Report | Replay, json_file: Path | None) -> None:
-    """Prints a report, and writes its JSON where it is asked for."""
-    if json_file is not None and str(json_file) != "-":
-        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
-    typer.echo(report.to_json() if str(json_file) == "-" else str(report))
 
 
 def read_bound(text: str) -> float:

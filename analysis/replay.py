@@ -9,11 +9,15 @@ from rewrite import InputError, Program
 from verify import Replay, Witness, replay
 
 
-def read_witness(file: Path, written: Path | None) -> Witness:
+def read_witness(file: Path, written: Path | None, junit: Path | None = None) -> Witness:
     """The witness in a file.
 
-    Raises: FileError for a file that holds none, InputError if one is to be `written`, too.
+    Raises: FileError for a file that holds none, InputError if one is to be `written`, too, or the results of a proof.
     """
+    if junit is not None:
+        raise InputError(
+            f"--replay {file}: expected no --junit beside it, got {junit}. A replay proves nothing: its exit code says it all."
+        )
     if written is not None:
         raise InputError(f"--replay {file}: expected no --witness beside it, got {written}. A replay finds no new one.")
     return Witness.load(file)

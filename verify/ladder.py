@@ -8,7 +8,7 @@ own distance from its float64 run: correct rewrites were measured at 0.15 to 1.1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch import Tensor
 from rewrite.program import Program
 from verify.gap import Gap, gap, largest_of, ulp
 from verify.match import Matching, identity
-from verify.shadow import CannotLift, Case, sweep
+from verify.shadow import CannotLift, Case, plain_leaves, plain_nodes, sweep
 
 ROUNDING, DIFFERENT = 64.0, 1e4  # rho up to which a difference is only rounding, and from which it is another function
 LOST = 2.0**20  # ulp: a derived constant that far off in float32 is not there (d / d.d that underflows), and an edit of it does nothing
 USABLE, UNUSABLE = 4.0, 100.0  # amplification of rounding: fine up to the first, unusable in float32 from the second
 HALF = (torch.float16, torch.bfloat16)
+Runs = tuple[dict[str, Any], dict[str, Any]]  # of both, values by node
 
 
 @dataclass(frozen=True)
@@ -73,28 +74,27 @@ class Sides:
         """A case of `a` by the placeholders of `b`."""
         return {self.matching.inputs.get(name, name): value for name, value in case.items()}
 
-    def run(self, cases: Sequence[Case], dtype: torch.dtype) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The outputs of both for each case, by node name."""
-        ours = sweep(self.a, cases, [x for _, x, _ in self.outputs], dtype)
-        theirs = sweep(self.b, [self.of_b(c) for c in cases], [y for _, _, y in self.outputs], dtype, tensors=self.override)
-        return ours, theirs
-
-    def gaps(self, cases: Sequence[Case]) -> list[Gap]:
-        """The worst gap over all outputs, for each case.
-
-        Raises: CannotLift, or whatever torch raises where the program does not run in another precision or shape.
-        """
-        return [
-            _worst(self.outputs, p, q)
-            for p, q in zip(
-                zip(*self.run(cases, torch.float32), strict=True), zip(*self.run(cases, torch.float64), strict=True), strict=True
-            )
-        ]
+    def run(self, cases: Sequence[Case], dtype: torch.dtype, rounded: bool = False) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The outputs of both for each case, by node name. `rounded` as in `sweep`."""
+        ours = sweep(self.a, cases, [x for _, x, _ in self.outputs], dtype, rounded=rounded)
+        own = [self.of_b(case) for case in cases]
+        return ours, sweep(self.b, own, [y for _, _, y in self.outputs], dtype, tensors=self.override, rounded=rounded)
 
 
-def _worst(
-    outputs: Sequence[tuple[str, str, str]], low: tuple[dict[str, Any], dict[str, Any]], high: tuple[dict[str, Any], dict[str, Any]]
-) -> Gap:
+def nearer(sides: Sides, measure: Callable[[bool], Gap]) -> Gap:
+    """What `measure(rounded)` finds in the reading of plain numbers (see `sweep`) in which the two programs are nearer to each other."""
+    found = measure(False)
+    if found.rho <= ROUNDING or not any(_rounds(program) for program in (sides.a, sides.b)):
+        return found
+    return min(found, measure(True), key=lambda one: one.rho)
+
+
+def _rounds(program: Program) -> bool:
+    """True if the two readings of plain numbers may be different."""
+    return any(_float(node) for node in plain_nodes(program, program.graph.nodes) if node.op == "call_function")
+
+
+def _gap(outputs: Sequence[tuple[str, str, str]], low: Runs, high: Runs) -> Gap:
     total = Gap()
     for name, x, y in outputs:
         total = total.worst(gap(low[0][x], low[1][y], high[0][x], high[1][y], name))
@@ -122,13 +122,19 @@ def _runs(sides: Sides, cases: Sequence[Case], more: Sequence[Case]) -> Drift:
         tried = list(cases)
         low = sides.run(tried, torch.float32)
     high = sides.run(tried, torch.float64)
-    gaps = [_worst(sides.outputs, (p, q), (r, s)) for p, q, r, s in zip(*low, *high, strict=True)]
     total = Gap()
-    for one in gaps:
-        total = total.worst(one)
+    for case, p, q, r, s in zip(tried, *low, *high, strict=True):
+        known = _gap(sides.outputs, (p, q), (r, s))
+        total = total.worst(nearer(sides, lambda rounded, case=case, known=known: _again(sides, case) if rounded else known))
     kl, flips = _predictions(sides, low, high)
     shapes = tuple(dict.fromkeys(_shape_text(sides.a, case) for case in tried))
     return Drift(outputs=total, shapes=shapes, kl=kl, flips=flips, constants=_constants(sides), half=_half(sides, cases[0]))
+
+
+def _again(sides: Sides, case: Case) -> Gap:
+    """The gap with plain numbers rounded as traced."""
+    low, high = (sides.run([case], dtype, rounded=True) for dtype in (torch.float32, torch.float64))
+    return _gap(sides.outputs, (low[0][0], low[1][0]), (high[0][0], high[1][0]))
 
 
 def _shape_text(program: Program, case: Case) -> str:
@@ -206,8 +212,12 @@ def _relative(p: Tensor, q: Tensor) -> float:
 
 def gradient_gap(sides: Sides, case: Case) -> Gap:
     """The worst gap over the gradients of one random cotangent."""
-    p32, p64 = (_products(sides, "a", case, d) for d in (torch.float32, torch.float64))
-    q32, q64 = (_products(sides, "b", case, d) for d in (torch.float32, torch.float64))
+    return nearer(sides, lambda rounded: _gradient_gap(sides, case, rounded))
+
+
+def _gradient_gap(sides: Sides, case: Case, rounded: bool) -> Gap:
+    p32, p64 = (_products(sides, "a", case, d, rounded) for d in (torch.float32, torch.float64))
+    q32, q64 = (_products(sides, "b", case, d, rounded) for d in (torch.float32, torch.float64))
     total = Gap()
     largest = max((largest_of(g) for g in p64.values() if g.numel()), default=0.0)
     for label in p64:
@@ -218,17 +228,17 @@ def gradient_gap(sides: Sides, case: Case) -> Gap:
     return total
 
 
-def _products(sides: Sides, side: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Gradients by label. Tied weights are one leaf."""
+def _products(sides: Sides, side: str, case: Case, dtype: torch.dtype, rounded: bool) -> dict[str, Tensor]:
+    """Gradients by label. Tied weights are one leaf; plain leaves are none."""
     program, labels = (sides.a, sides.matching.a) if side == "a" else (sides.b, sides.matching.b)
     values, nodes = (case, [x for _, x, _ in sides.outputs]) if side == "a" else (sides.of_b(case), [y for _, _, y in sides.outputs])
     override = sides.override if side == "b" else {}
     shared: dict[Any, Tensor] = {}
     leaves: dict[str, Tensor] = {}
-    tensors, inputs = {}, dict(values)
+    tensors, inputs, plain = {}, dict(values), plain_leaves(program)
     for node, leaf in program.leaves.items():
         source = values[node] if leaf.kind == "input" else override.get(leaf.name, program.tensors[leaf.name])
-        if not isinstance(source, Tensor) or not source.is_floating_point():
+        if not isinstance(source, Tensor) or not source.is_floating_point() or node in plain:
             continue
         own = shared.setdefault(identity(source), source.detach().to(dtype, copy=True).requires_grad_())
         if leaf.kind == "input":
@@ -236,7 +246,7 @@ def _products(sides: Sides, side: str, case: Case, dtype: torch.dtype) -> dict[s
         else:
             tensors[leaf.name] = own
         leaves.setdefault(labels[node], own)
-    out = sweep(program, [inputs], nodes, dtype, tensors=tensors, keep=True)[0]
+    out = sweep(program, [inputs], nodes, dtype, tensors=tensors, keep=True, rounded=rounded)[0]
     pairs = [(out[n], _cotangent(out[n], i)) for i, n in enumerate(nodes) if isinstance(out[n], Tensor) and out[n].requires_grad]
     if not pairs:
         return {label: torch.zeros_like(t) for label, t in leaves.items()}

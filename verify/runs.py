@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rewrite.run import needed
 from verify.gap import Gap, gap
-from verify.ladder import DIFFERENT, Sides
+from verify.ladder import DIFFERENT, Sides, nearer
 from verify.pattern import Difference, axis_names, by_floats
 from verify.regions import Composition, Cut
 from verify.shadow import CannotLift, Case, sweep
@@ -72,20 +72,24 @@ class Setting:
         theirs = {**self.sides.of_b(self.case), **{node: values[place.address] for place in self.places for node in place.b}}
         return ours, theirs
 
-    def pairs(self, values: Values, pairs: Sequence[tuple[str, str, str]]) -> list[tuple[str, list[Any]]]:
-        """What (name, node of a, node of b) are in float32 and in float64: (p32, q32, p64, q64) under each name.
+    def pairs(self, values: Values, pairs: Sequence[tuple[str, str, str]], rounded: bool = False) -> list[tuple[str, list[Any]]]:
+        """What (name, node of a, node of b) are in float32 and in float64: (p32, q32, p64, q64) under each name. `rounded` as in `sweep`.
 
         Raises: one of FAILURES where a program does not run on these values.
         """
         ours, theirs = self.ends(values)
-        p = [sweep(self.sides.a, [ours], [x for _, x, _ in pairs], d)[0] for d in PRECISIONS]
-        q = [sweep(self.sides.b, [theirs], [y for _, _, y in pairs], d, tensors=self.sides.override)[0] for d in PRECISIONS]
+        p = [sweep(self.sides.a, [ours], [x for _, x, _ in pairs], d, rounded=rounded)[0] for d in PRECISIONS]
+        asked, other = [y for _, _, y in pairs], self.sides.override
+        q = [sweep(self.sides.b, [theirs], asked, d, tensors=other, rounded=rounded)[0] for d in PRECISIONS]
         return [(name, [p[0][x], q[0][y], p[1][x], q[1][y]]) for name, x, y in pairs]
 
     def gap(self, values: Values) -> Gap:
         """The worst gap over the outputs. Raises: one of FAILURES."""
+        return nearer(self.sides, lambda rounded: self._gap(values, rounded))
+
+    def _gap(self, values: Values, rounded: bool) -> Gap:
         total = Gap()
-        for name, runs in self.pairs(values, self.sides.outputs):
+        for name, runs in self.pairs(values, self.sides.outputs, rounded):
             p32, q32, p64, q64 = runs
             total = total.worst(gap(p32, q32, p64, q64, name))
         return total

@@ -1,11 +1,13 @@
 """Float runs of a graph in a precision of one's choice: the same ops with their dtype literals lifted and tensors converted.
 
-Derived constants are expressions of the graph, so they are computed in that precision too.
+Derived constants are expressions of the graph, so they are computed in that precision too. Numbers that depend on no weight and no input
+(rotary angles, slopes of a bias) can be read in two ways: computed in that precision, or, as a proof reads them, rounded as traced. One
+model may hold as a buffer, rounded, what another one computes; another may write as a product what this one writes as a power.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,30 +57,59 @@ def sweep(
     tensors: Mapping[str, Tensor] | None = None,
     keep: bool = False,
     after: Callable[[fx.Node, Any], Any] | None = None,
+    rounded: bool = False,
 ) -> list[dict[str, Any]]:
     """The values of the nodes in `want`, for each case; weights are converted once for all cases and dropped when read last.
 
     A case may name inner nodes, which are then not computed. `dtype` None runs as traced. `tensors` replace the program's by leaf
     name and may require gradients; `keep` keeps what has been read; `after` has the last word on what an op gives.
+    With `rounded` numbers that depend on no weight and no input are computed as traced, and converted where they are read.
     Raises: CannotLift for a graph that reads the bits of a float.
     """
     nodes = program.nodes
     given = set(cases[0]) if cases else set()
     order, last = _plan(program, given, want)
     held = {**program.tensors, **(tensors or {})}
+    plain = plain_nodes(program, order, given) if rounded and dtype is not None else frozenset()
     values: dict[str, list[Any]] = {}
-    with default_dtype(dtype), torch.set_grad_enabled(keep):
+    with torch.set_grad_enabled(keep):
         for node in order:
+            own = None if node in plain else dtype
             if node.name in given:
                 values[node.name] = [lifted(case[node.name], dtype) for case in cases]
             elif node.op == "placeholder":
-                values[node.name] = [lifted(held[program.leaves[node.name].name], dtype)] * len(cases)
+                values[node.name] = [lifted(held[program.leaves[node.name].name], own)] * len(cases)
             else:
-                values[node.name] = [_call(node, values, i, dtype) for i in range(len(cases))]
+                with default_dtype(own):
+                    values[node.name] = [_call(node, values, i, own) for i in range(len(cases))]
                 values[node.name] = [after(node, value) for value in values[node.name]] if after else values[node.name]
             for name in () if keep else last.get(node.name, ()):
                 del values[name]
-    return [{name: values[name][i] for name in want if name in nodes} for i in range(len(cases))]
+    return [{name: lifted(values[name][i], dtype) for name in want if name in nodes} for i in range(len(cases))]
+
+
+def plain_nodes(program: Program, order: Iterable[fx.Node], given: Collection[str] = ()) -> frozenset[fx.Node]:
+    """The nodes of `order` that depend on plain leaves alone; sizes do not count."""
+    leaves = plain_leaves(program)
+    found: set[fx.Node] = set()
+    for node in order:
+        if node.op == "placeholder":
+            found |= {node} if node.name in leaves else set()
+        elif node.name not in given and all(n in found or not _of_numbers(n) for n in node.all_input_nodes):
+            found.add(node)
+    return frozenset(found)
+
+
+def plain_leaves(program: Program) -> set[str]:
+    """The nodes of leaves that are neither weights nor inputs nor brought along by a pass: a proof takes their numbers as they are."""
+    traced = {leaf.name for leaf in program.origin.leaves.values()}
+    rest = {"buffer": lambda leaf: not leaf.persistent, "constant": lambda leaf: leaf.name in traced}
+    return {node for node, leaf in program.leaves.items() if leaf.kind in rest and rest[leaf.kind](leaf)}
+
+
+def _of_numbers(node: fx.Node) -> bool:
+    """True if the node is no size, but tensors."""
+    return isinstance(node.meta.get("val"), (Tensor, list, tuple))
 
 
 def _plan(program: Program, given: set[str], want: Sequence[str]) -> tuple[list[fx.Node], dict[str, list[str]]]:
@@ -115,7 +146,7 @@ def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torc
         raise CannotLift(f"{node.name} reads the bits of a number")
 
     def read(leaf: Any) -> Any:
-        return values[leaf.name][case] if isinstance(leaf, fx.Node) else lifted(leaf, dtype)
+        return lifted(values[leaf.name][case] if isinstance(leaf, fx.Node) else leaf, dtype)
 
     args, kwargs = map_aggregate((node.args, _keywords(node)), read)  # type: ignore[misc]
     return tree_map(lambda out: lifted(out, dtype), target(*args, **kwargs))

@@ -1,6 +1,7 @@
 """The command line, as a person types it: results, exit codes, and one clear line for every misuse."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -309,3 +310,20 @@ def test_verify_says_whether_edits_reach_an_output(folder: Path, capsys: pytest.
 def test_a_file_that_cannot_be_written_is_refused_before_the_proof(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", f"{folder}/rewritten", "--json", f"{folder}/nowhere/report.json"]) == 2
     assert "Make the folder first" in capsys.readouterr().err
+
+
+def test_verify_writes_junit_and_says_where_it_cannot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, other = tmp_path / "report.xml", tmp_path / "report.json"
+    assert run(["verify", f"{folder}/rewritten", "--junit", str(file), "--json", str(other)]) == 0
+    assert 'failures="0"' in file.read_text()
+    assert json.loads(other.read_text())["proved"]
+    assert run(["verify", f"{folder}/rewritten", f"{folder}/models.py:wrong", "--junit", str(file)]) == 1
+    assert 'failures="1"' in file.read_text()
+    capsys.readouterr()
+    for arguments, message in (
+        (["--junit", f"{folder}/nowhere/report.xml"], "--junit .*/nowhere/report.xml: expected a file in a folder that is there"),
+        (["--junit", "-"], "--junit -: expected a file, got standard output"),
+        (["--junit", str(file), "--replay", "witness.safetensors"], "expected no --junit beside it"),
+    ):
+        assert run(["verify", f"{folder}/rewritten", *arguments]) == 2
+        assert re.search(message, capsys.readouterr().err)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rewrite import trace
 from tests.verify.programs import normal, plain, tiny, toy, variant
 from tests.verify.toy import BUGS, CORRECT
-from verify import equivalence
+from verify import Verdict, equivalence
 from verify.cases import given_cases, other_shapes
 from verify.gap import Gap, gap
 from verify.ladder import DIFFERENT, ROUNDING, Drift, Sides, ladder
@@ -105,6 +105,49 @@ def test_a_run_is_in_the_precision_asked_for() -> None:
         assert sweep(program, [case], [name], dtype)[0][name].dtype == dtype
     exact = 0.1 + case["x"].double() * torch.arange(3)
     assert torch.equal(sweep(program, [case], [name], torch.float64)[0][name], exact)
+
+
+class Angles(nn.Module):
+    """Numbers turned by angles whose speeds are held as a buffer, computed in the graph, or other ones; `hidden` hides that it is the same."""
+
+    def __init__(self, how: str, hidden: bool = False) -> None:
+        super().__init__()
+        self.how, self.hidden, self.w = how, hidden, nn.Parameter(normal(4, seed=1))
+        self.register_buffer("speeds", self.computed(), persistent=False)
+
+    def computed(self) -> Tensor:
+        return 1.0 / 10.0 ** (torch.arange(4).float() / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        speeds = self.speeds if self.how == "held" else self.computed() if self.how == "computed" else self.computed() * (1 + 2.0**-20)
+        y = (x * (torch.arange(x.shape[0]).float()[:, None] * speeds).cos() * self.w).relu()
+        return y * (y.sin() ** 2 + y.cos() ** 2) if self.hidden else y
+
+
+def test_a_buffer_and_what_it_was_computed_from_are_one_function() -> None:
+    held, computed, other = (trace(Angles(how).eval(), normal(3, 4)) for how in ("held", "computed", "other"))
+    assert drift(held, computed).outputs.rho <= ROUNDING
+    assert drift(held, other).outputs.rho > DIFFERENT
+    for pair in ((held, computed), (computed, held)):
+        assert equivalence(*pair).proved
+        assert equivalence(*pair, weights="any").proved
+    assert drift(held, computed, gradients=True).verdict == "rounding only"
+
+
+def test_nor_is_their_rounding_a_witness() -> None:
+    held, same = trace(Angles("held").eval(), normal(3, 4)), trace(Angles("computed", hidden=True).eval(), normal(3, 4))
+    other = trace(Angles("other", hidden=True).eval(), normal(3, 4))
+    assert equivalence(held, same).verdict is Verdict.DIFFERS
+    assert equivalence(held, other).verdict is Verdict.REFUTED
+
+
+def test_only_numbers_of_the_graph_alone_can_be_rounded_as_traced() -> None:
+    program = plain(lambda w, x: x + w / 3 + torch.full((4,), 0.1), normal(4), normal(4, seed=1))
+    (w,) = program.tensors.values()
+    case, name = given_cases(program, None)[0], program.outputs[0].name
+    known = case["x"].double() + w.double() / 3
+    assert torch.equal(sweep(program, [case], [name], torch.float64)[0][name], known + 0.1)
+    assert torch.equal(sweep(program, [case], [name], torch.float64, rounded=True)[0][name], known + torch.tensor(0.1).double())
 
 
 def test_bits_of_floats_cannot_be_lifted() -> None:
