@@ -4,10 +4,11 @@ from passes.dictionary import dictionary
 from passes.direction import direction
 from passes.gates import gates
 from passes.heads import heads
+from passes.inputs import inputs
 from passes.neurons import neurons
 from passes.norm import norm
 from passes.paths import paths
 from passes.subspace import subspace
 from passes.surrogate import surrogate
 
-__all__ = ["dictionary", "direction", "gates", "heads", "neurons", "norm", "paths", "subspace", "surrogate"]
+__all__ = ["dictionary", "direction", "gates", "heads", "inputs", "neurons", "norm", "paths", "subspace", "surrogate"]

@@ -1,0 +1,5 @@
+"""temporary"""
+
+
+def claims_of(splicer, job, step):
+    return []
