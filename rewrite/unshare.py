@@ -58,6 +58,7 @@ class Unsharing:
     passed: dict[tuple[Track, int, fx.Node], Passed] = field(default_factory=dict)
     known: dict[Any, fx.Node] = field(default_factory=dict)
     captured: dict[Any, Captured] = field(default_factory=dict)
+    returned: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def run(self) -> None:
         """Makes the copies, and lets the program return what reads them."""
@@ -72,9 +73,9 @@ class Unsharing:
             for state in self.plan[node]:
                 if node is not output:
                     self.image[node, state] = self._made(node, self._arguments(node, state), state)
-        returned = self._arguments(output, self.tracks.start)
         self._check_all_met()
-        self.splicer.return_instead(returned)
+        self.returned = self._arguments(output, self.tracks.start)
+        self.splicer.return_instead(self.returned)
         self._move_sites()
 
     # What is needed
@@ -110,13 +111,13 @@ class Unsharing:
         return {argument: self._read((argument, node), state, cells) for argument, cells in self.plan[node][state].items()}
 
     def _read(self, edge: Edge, state: State, cells: list[Cell]) -> fx.Node:
-        argument, node = edge
+        argument = edge[0]
         values = [(place, self._landed(edge, state, reached)) for place, reached in cells]
         read = values[0][1]
         steps = []
         for place, own in values[1:]:
             before = read
-            read = self._chosen(read, own, place, node) if own is not read or steps else read
+            read = self._chosen(read, own, place, argument) if own is not read or steps else read
             steps.append((place, own, before))
         self._pass(edge, state, cells[0][1], (), values[0][1], values[0][1], values[0][1])
         for (place, own, before), (_, reached) in zip(steps, cells[1:], strict=True):
@@ -135,12 +136,13 @@ class Unsharing:
 
     def _pass(self, edge: Edge, state: State, reached: State, place: Region, own: fx.Node, read: fx.Node, before: fx.Node) -> None:
         """Notes the stops that paths pass on this edge."""
-        argument = edge[0]
+        argument, node = edge
         for track, positions, now in zip(self.tracks.all, state, reached, strict=True):
-            for p in range(track.end):
+            here = {p for p in positions if p < track.end and track.ways[p].allows(node, argument)}
+            for p in range(track.end if own is not argument else 0):
                 region = track.passages[p].edges.get(edge)
-                fits = region is not None and (not region or region == place) and p + 1 in now
-                if fits and (p in positions or (track, p - 1, argument) in self.passed) and own is not argument:
+                if p in here and region is not None and (not region or region == place) and not now.isdisjoint((p + 1, track.end)):
+                    here.add(p + 1)
                     self.passed.setdefault((track, p, own), Passed(track, p, argument, place, own, read, before))
 
     def _made(self, node: fx.Node, arguments: Mapping[fx.Node, fx.Node], state: State) -> fx.Node:
@@ -156,16 +158,21 @@ class Unsharing:
             self.made.setdefault(node, []).append(self.known[key])
         return self.known[key]
 
-    def _chosen(self, read: fx.Node, own: fx.Node, place: Region, reader: fx.Node) -> fx.Node:
-        """`own` in some places, else `read`."""
-        scope = reader.meta.get("scope", ())
-        key = (read, own, place, scope)
+    def _chosen(self, read: fx.Node, own: fx.Node, place: Region, argument: fx.Node) -> fx.Node:
+        """`own` in some places, else `read`: one node, inside the module that all readers are in."""
+        key = (read, own, place)
         if key not in self.known:
             image: dict[fx.Node, Any] = {}
             captured = self._captured(read, own, place)
-            self.splicer.paste(captured, [read, own], [captured.outputs[0]], scope, image)
+            passages = (passage for track in self.tracks.all for passage in track.passages)
+            scopes = [user.meta.get("scope", ()) for passage in passages for whole, user in passage.edges if whole is argument]
+            self.splicer.paste(captured, [read, own], [captured.outputs[0]], _shared(scopes), image)
             self.known[key] = image[captured.outputs[0]]
         return self.known[key]
+
+    def chosen(self, one: Passed) -> fx.Node:
+        """The node that chooses what is read at a stop."""
+        return self.known[one.before, one.own, one.region]
 
     def _captured(self, read: fx.Node, own: fx.Node, place: Region) -> Captured:
         values = [read.meta["val"], own.meta["val"]]
@@ -199,6 +206,12 @@ class Unsharing:
             now = [made for made in self.made.get(node, []) if made in live]
             if node not in live and len(now) == 1 and site.kind != "family":
                 self.splicer.move_site(address, now[0])
+
+
+def _shared(scopes: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """What the scopes begin with, all of them."""
+    first, last = min(scopes), max(scopes)
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))]
 
 
 def unshare(splicer: Splicer, bound: Bound) -> list[str]:
