@@ -1,9 +1,9 @@
 """Routes: the grammar of paths, read from upstream to downstream.
 
-    path = stop { hop stop { "!" site } }        hop = "->" | "~>"        stop = address
+    path = stop { hop { "!" site } stop { "!" site } }        hop = "->" | "~>"        stop = address
 
-`t -> r` is the way through adds and scalings alone, `t ~> r` any way; a `!s` behind a stop keeps the way to it clear of s. A stop may be
-a member of a family or a slice: `blocks.0.attn ~> blocks.1.attn@in@[:, 1] ~> blocks.1.attn/head[0] -> ln_f@in`.
+`t -> r` is the way through adds and scalings alone, `t ~> r` any way; `!s` before or behind a stop keeps the way to it clear of s. A stop
+may be a member of a family or a slice: `blocks.0.attn ~> blocks.1.attn@in@[:, 1] ~> blocks.1.attn/head[0] -> ln_f@in`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class _Reader:
                 self._avoided(hops)
                 continue
             hops.append(Hop(self._hop()))
-            self._skip()
+            while self._skip() < len(self.text) and self.text[self.at] == "!":
+                self._avoided(hops)
             places.append(self.at)
             stops.append(self._address())
         return Route(self.text, tuple(stops), tuple(hops), tuple(places))
