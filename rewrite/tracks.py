@@ -8,7 +8,7 @@ stop more than once. A path that has passed all of a track's stops is on it, whe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -80,6 +80,19 @@ class Track:
             if argument in self.below[p]:
                 found.add(p)
         return frozenset(found)
+
+
+    def furthest(self, graph: fx.Graph) -> int:
+        """How many passages a path can pass in order, whether or not the next one lies on its way."""
+        order = list(graph.nodes)
+        open_ended = replace(self, below=(frozenset(order),) * self.end)
+        reached: dict[fx.Node, Positions] = {graph.output_node(): frozenset((0,))}
+        for node in reversed(order):
+            for argument in node.all_input_nodes if node in reached else ():
+                everywhere = frozenset(region for passage in self.passages for region in passage.edges.values())
+                now = open_ended.advance(reached[node], (argument, node), everywhere)
+                reached[argument] = reached.get(argument, frozenset()) | now
+        return min(self.end - 1, max(p for positions in reached.values() for p in positions))
 
 
 def track_of(splicer: Splicer, copy: str, route: Route, varying: set[fx.Node]) -> Track:

@@ -101,8 +101,14 @@ class Unsharing:
         return cells
 
     def _where(self, node: fx.Node) -> str:
-        names = [site.address for site in self.splicer.sites.values() if site.node == node.name]
-        return names[0] if names else node.name
+        """The address of the value, or of the next one behind it that has one."""
+        named = {site.node: site.address for site in reversed(list(self.splicer.sites.values()))}
+        waiting = [node]
+        for found in waiting:
+            if found.name in named:
+                return named[found.name]
+            waiting += [user for user in found.users if user not in waiting]
+        return node.name
 
     # What is made
 
@@ -189,8 +195,8 @@ class Unsharing:
     def _check_all_met(self) -> None:
         """Raises: PassError for a path that leads nowhere."""
         for number, track in enumerate(self.tracks.all):
-            met = max((p for states in self.plan.values() for state in states for p in state[number]), default=0)
-            if met < track.end:
+            if not any(track.end in state[number] for states in self.plan.values() for state in states):
+                met = track.furthest(self.splicer.graph)
                 way, reader = track.ways[met], track.passages[met - 1].name if met else "an output"
                 clear = f" clear of {', '.join(site.address for site in way.avoided)}" if way.avoided else ""
                 advice = "Go on with ~>, or open it with a pass (norm, heads)." if way.kind == "->" else "Stops are named from upstream on."
