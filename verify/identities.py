@@ -19,8 +19,9 @@ from rewrite.capture import capture
 from rewrite.errors import PassError
 from rewrite.law import IdentityLaw, Law
 from rewrite.terms import Family, Terms, taking_notes
+from verify.rational import remainder
 from verify.symbolic import Unknown, evaluate
-from verify.symbols import Array, lift, written_out
+from verify.symbols import Array, lift
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,6 @@ def _symbols(name: str, like: Any) -> Any:
     if isinstance(like, Mapping):
         return {key: _symbols(f"{name}.{key}", inner) for key, inner in like.items()}
     return Unknown(name, like).array if isinstance(like, tuple) else like
-
-
-def remainder(e: Any) -> Any:
-    """Zero if `e` vanishes wherever it is defined: as a quotient of polynomials in its roots and functions, else what is left of it."""
-    if sympy.expand(e) == 0:
-        return sympy.Integer(0)
-    e = written_out(e, {}).replace(lambda p: p.is_Pow and p.exp.is_Rational and not p.exp.is_Integer, lambda p: sympy.expand(p.base) ** p.exp)
-    return sympy.expand(sympy.fraction(sympy.together(e))[0])
 
 
 class OnSymbols:

@@ -18,7 +18,7 @@ from rewrite.errors import InputError
 from rewrite.run import needed
 from verify.interpret import ASSERTIONS, PYTHON
 from verify.rules import movement
-from verify.symbols import Array, Unwritten, lift, real
+from verify.symbols import Array, Unwritten, lift, number, real
 from verify.written import WRITTEN
 
 aten = torch.ops.aten
@@ -125,6 +125,8 @@ def apply(op: Any, args: Any, kwargs: Any) -> Any:
         return op(*_stand_ins(args), **_stand_ins(kwargs))
     if op in CASTS:
         return _cast(op, args, kwargs)
+    if op is aten.constant_pad_nd.default:
+        return moved(op, args[:2], {}, *args[2:])
     if op in MOVES:
         return moved(op, args, kwargs)
     return WRITTEN[op](*args, **kwargs) if op in WRITTEN else _decomposed(op, args, kwargs)
@@ -143,9 +145,9 @@ def _cast(op: Any, args: Any, kwargs: Any) -> Any:
     return np.asarray(np.frompyfunc(real, 1, 1)(lift(args[0])), dtype=object)
 
 
-def moved(op: Any, args: Any, kwargs: Any) -> Any:
-    """The elements as torch moves their numbers; nought stands for a zero that torch puts in."""
-    pool: list[Any] = [sympy.Integer(0)]
+def moved(op: Any, args: Any, kwargs: Any, filling: Any = 0) -> Any:
+    """The elements as torch moves their numbers; nought stands for the `filling` that torch puts in."""
+    pool: list[Any] = [number(filling)]
 
     def numbered(leaf: Any) -> Any:
         if not isinstance(leaf, np.ndarray) and not (isinstance(leaf, Tensor) and leaf.is_floating_point()):

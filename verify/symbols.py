@@ -63,6 +63,7 @@ relu = _activation("relu", r"\operatorname{relu}", lambda x: sympy.Max(0, x))
 mish = _activation("mish", r"\operatorname{mish}", lambda x: x * sympy.tanh(sympy.log(1 + sympy.exp(x))))
 
 
+DEFINED = {f.__name__: f.definition for f in (sigmoid, silu, gelu, gelu_tanh, softplus, relu, mish)}
 # sympy's own look for signs and periods in what they are given, which takes long in long expressions
 PLAIN = {name: _activation(name, rf"\{tex}", getattr(sympy, name)) for name, tex in (
     ("tanh", "tanh"), ("sin", "sin"), ("cos", "cos"), ("tan", "tan"), ("sinh", "sinh"), ("cosh", "cosh"), ("asin", "arcsin"),

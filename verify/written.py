@@ -147,6 +147,8 @@ WRITTEN: dict[Any, Rule] = {
     aten.where.ScalarSelf: lambda c, x, y: each(choose, c, x, y),
     aten.masked_fill.Scalar: lambda x, mask, value: each(choose, mask, value, x),
     aten.masked_fill.Tensor: lambda x, mask, value: each(choose, mask, value, x),
+    aten.fill.Scalar: lambda x, value: each(lambda _, e: e, x, value),
+    aten.fill.Tensor: lambda x, value: each(lambda _, e: e, x, value),
     aten.maximum.default: lambda x, y: each(sympy.Max, x, y),
     aten.minimum.default: lambda x, y: each(sympy.Min, x, y),
     aten.clamp.default: clamp,
