@@ -16,8 +16,8 @@ from rewrite.errors import InputError, SiteError, nearest
 from rewrite.poke import expand
 from rewrite.program import Program
 from rewrite.terms import axis_dims
-from verify.letters import tex_names
 from verify.leaves import leaf_values
+from verify.letters import tex_names
 from verify.roles import roles_of
 from verify.symbolic import MOST, Unknown, evaluate
 from verify.symbols import Array, numeric, written_out
@@ -79,7 +79,8 @@ class Formula:
         length = sum(_length(e, known) for e in self.array.flat)
         if length > LONGEST:
             raise InputError(
-                f"formula of {self.site}: expected at most {LONGEST} operations to print, got {length:.3g}. Stop at sites on the way with given=."
+                f"formula of {self.site}: expected at most {LONGEST} operations to print, got {length:.3g}. "
+                "Stop at sites on the way with given=."
             )
 
 
@@ -104,17 +105,17 @@ def formula(
     stops = _stops(program, given, site)
     unknowns, values = _leaves(program, flat)
     shapes = program.values(list(stops), *args, **named) if stops else {}
-    for address in stops:
-        unknown = Unknown(address, tuple(shapes[address].shape))
-        unknowns.append(unknown)
-        values[program.sites_by_address[address].node] = unknown
+    leaves = [leaf.name for leaf in program.leaves.values()]
+    called = {address: f"{address}@out" if address in leaves else address for address in stops}  # a module and an input of one name
+    for address, name in called.items():
+        unknowns.append(Unknown(name, tuple(shapes[address].shape)))
+        values[program.sites_by_address[address].node] = unknowns[-1]
     array = _at(program, site, values, limit)
     symbols = {unknown.name: unknown.array for unknown in unknowns if unknown.read}
-    chosen = {**(letters or {}), **{address: letter for address, letter in stops.items() if letter}}
-    known = [*(leaf.name for leaf in program.leaves.values()), *stops]
-    unfit = [name for name in chosen if name not in known]
+    unfit = [name for name in letters or {} if name not in leaves]
     if unfit:
-        raise InputError(f"formula: expected letters for weights and inputs, got one for {unfit[0]!r}.{nearest(unfit[0], known)}")
+        raise InputError(f"formula: expected letters for weights and inputs, got one for {unfit[0]!r}.{nearest(unfit[0], leaves)}")
+    chosen = {**(letters or {}), **{called[address]: letter for address, letter in stops.items() if letter}}
     tex, head = tex_names(symbols, chosen, site)
     return Formula(site, array, symbols, tex, head)
 

@@ -1,8 +1,8 @@
 """What the rules take for granted of the functions that they do not compute: one table of sympy identities, from the definitions.
 
-A rule may use a law only if the true function has it. Each entry gives two sides; `proved_laws` tries them all. Functions that the rules call
-odd are listed there, and looked up here: one without a definition is an error. A law about signs is tried for numbers above, below and at
-zero, one about logarithms with both sides exponentiated.
+A rule may use a law only if the true function has it. Each entry gives two sides; `proved_laws` tries them all. Functions that the rules
+call odd are listed there, and looked up here: one without a definition is an error. A law about signs is tried for numbers above, below
+and at zero, one about logarithms with both sides exponentiated.
 """
 
 from __future__ import annotations

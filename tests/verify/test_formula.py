@@ -132,6 +132,19 @@ def test_terms_in_terms_of_what_is_given() -> None:
     assert sympy.expand(formula(program, "down/neuron", given=["act"])[0, 0] - sum(formula(program, f"down/neuron[{i}]", given=["act"])[0, 0] for i in (0, 1))) == 0  # fmt: skip
 
 
+def test_a_module_and_an_input_of_one_name_are_told_apart() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.out = nn.Linear(1, 1), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.x(x) - x) * 1
+
+    program = traced(Twice(), x=normal(1).double())
+    assert str(formula(program, "out", given=["x"])) in ("out[0] = -x[0] + x@out[0]", "out[0] = x@out[0] - x[0]")
+
+
 def test_passes_and_gates() -> None:
     program = two_neurons().apply(direction.at("act", d=torch.tensor([1.0, 2.0]).double(), name="d"), gates.at("act/d"))
     opened = check(program, "down")
@@ -144,7 +157,7 @@ def test_passes_and_gates() -> None:
 
 def test_parts_of_a_norm() -> None:
     program = traced(nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)), input=normal(1, 3).double()).apply(norm.at("0"))
-    found = check(program, "0/norm.scale" if "0/norm.scale" in program.sites_by_address else "0/scale")
+    found = check(program, "0/scale")
     assert "input[0,0]" in str(found)
 
 
@@ -153,7 +166,7 @@ def test_a_wrong_number_is_seen() -> None:
     found = formula(program, "down")
     values = {**program.tensors, "x": program.example[1]["x"]}
     moved = {**values, "up.bias": values["up.bias"] + 1e-9}
-    assert 1e-12 < np.abs(found.evaluate(moved) - found.evaluate(values)).max()
+    assert np.abs(found.evaluate(moved) - found.evaluate(values)).max() > 1e-12
 
 
 def test_activations_are_written_out_on_demand() -> None:
@@ -165,7 +178,9 @@ def test_activations_are_written_out_on_demand() -> None:
 
 def test_what_has_no_formula_is_named() -> None:
     program = traced(Function(lambda x, w: x.topk(2, -1).values), x=normal(2, 4).double())
-    with pytest.raises(InputError, match=r"expected ops that have a formula, got aten.topk.default at topk \(.*\). Stop behind it with given="):
+    with pytest.raises(
+        InputError, match=r"expected ops that have a formula, got aten.topk.default at topk \(.*\). Stop behind it with given="
+    ):
         formula(program, "same")
     ids = traced(Function(lambda x, w: x.long() * w), x=normal(2, 4).double())
     with pytest.raises(InputError, match="expressions as torch.int64"):
