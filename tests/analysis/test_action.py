@@ -81,7 +81,7 @@ def test_what_is_refuted_fails_with_its_exit_code(run: Any, tmp_path: Path) -> N
 
 def test_inputs_are_words_not_code(run: Any, tmp_path: Path) -> None:
     done, summary = run("Verify", program='$(touch pwned)"; touch pwned; `touch pwned`', bound="2^-40")
-    assert done.returncode == 2 and "exit code 2" in summary
+    assert done.returncode == 2 and "exit code 2" in summary and "expected a folder with program.json" in summary
     done, _ = run("Verify", program="--help")
     assert done.returncode == 2  # not an option
     assert not (tmp_path / "pwned").exists()
