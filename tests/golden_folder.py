@@ -27,7 +27,7 @@ def model() -> MLP:
 def program() -> Program:
     """The model with its neurons as a family, a direction in its hidden layer, and a gate."""
     traced = trace(model(), x=torch.arange(12.0).reshape(2, 2, 3) / 4)
-    return traced.apply(neurons.at("down"), direction.at("act", d=torch.tensor([1.0, -2.0, 0.5, 1.0])), gates.at("down/neuron"))
+    return traced.apply(direction.at("act", d=torch.tensor([1.0, -2.0, 0.5, 1.0])), neurons.at("down"), gates.at("down/neuron"))
 
 
 if __name__ == "__main__":

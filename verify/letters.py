@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import sympy
@@ -12,7 +13,7 @@ LETTERS = {"weight": "W", "bias": "b"}
 
 def tex_names(symbols: Mapping[str, np.ndarray], chosen: Mapping[str, str], site: str) -> tuple[dict[sympy.Symbol, str], str]:
     """The LaTeX of every symbol, and that of the site; `chosen` gives letters by name."""
-    found: dict[sympy.Symbol, str] = {}
+    found: dict[Any, str] = {}
     for name, array in symbols.items():
         letter, above = (chosen[name], "") if name in chosen else _letter(name, symbols)
         comma = "," if max(array.shape, default=0) > 10 else ""

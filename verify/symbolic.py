@@ -175,8 +175,9 @@ def _decomposed(op: Any, args: Any, kwargs: Any) -> Any:
         again, named = tree_unflatten([filled.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
         return op(*again, **named)
 
+    table: Any = core_aten_decompositions()
     try:
-        graph = make_fx(call, decomposition_table=core_aten_decompositions())(*(_stand_ins(leaves[i]) for i in held)).graph
+        graph = make_fx(call, decomposition_table=table)(*(_stand_ins(leaves[i]) for i in held)).graph
     except Exception as error:
         raise Unwritten(f"torch cannot take it apart: {str(error).strip().splitlines()[0][:80]}") from None
     if any(node.target is op or node.op == "get_attr" for node in graph.nodes):

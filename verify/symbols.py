@@ -14,6 +14,7 @@ import numpy as np
 import sympy
 import torch
 from sympy.core.relational import Relational
+from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 from torch import Tensor
 
@@ -99,17 +100,18 @@ def _numeric(e: Any, parts: list[Any]) -> Any:
         return math.pow(*parts)
     if isinstance(e, sympy.Piecewise):
         return next(value for value, holds in parts if holds)
-    if isinstance(e, sympy.functions.elementary.piecewise.ExprCondPair):
+    if isinstance(e, ExprCondPair):
         return tuple(parts)
     if isinstance(e, TRUTHS):
         return bool(e.func(*parts))
     if not parts:
         return bool(e) if e in (sympy.true, sympy.false) else float(e)
     known = getattr(math, type(e).__name__, None)
-    return known(*parts) if known else float(e.func(*(sympy.Float(part, 30) for part in parts)))
+    value: Any = e.func if known else None
+    return known(*parts) if known else float(value(*(sympy.Float(part, 30) for part in parts)))
 
 
-def number(x: Any) -> sympy.Basic:
+def number(x: Any) -> Any:
     """A Python number as an expression: short decimals exactly, -inf for the lowest numbers, others as floats."""
     if isinstance(x, sympy.Basic):
         return x

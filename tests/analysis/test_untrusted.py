@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from analysis import command
 from analysis.command import run
 from tests.golden_folder import FOLDER
 from tests.rewrite.spoiling import BOMB, first, put_weights, record_of, write
@@ -81,7 +82,10 @@ HOSTILE: dict[Callable[[Path, Path], None], str] = {
 
 @pytest.mark.parametrize("place", ["A", "B"])
 @pytest.mark.parametrize("spoil", HOSTILE, ids=lambda spoil: spoil.__name__)
-def test_a_hostile_folder(spoil: Callable[[Path, Path], None], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hostile_folder(
+    spoil: Callable[[Path, Path], None], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "PATIENCE", 3600.0)  # on a slow machine it would say what it is doing
     folder, proof = Path(shutil.copytree(FOLDER, tmp_path / "hostile")), tmp_path / "executed"
     spoil(folder, proof)
     assert run(["verify", *([str(folder)] if place == "A" else [str(FOLDER), str(folder)])]) == 2
