@@ -107,8 +107,8 @@ def _numeric(e: Any, parts: list[Any]) -> Any:
     if not parts:
         return bool(e) if e in (sympy.true, sympy.false) else float(e)
     known = getattr(math, type(e).__name__, None)
-    value: Any = e.func if known else None
-    return known(*parts) if known else float(value(*(sympy.Float(part, 30) for part in parts)))
+    f: Any = e.func
+    return known(*parts) if known else float(f(*(sympy.Float(part, 30) for part in parts)))
 
 
 def number(x: Any) -> Any:
