@@ -234,7 +234,7 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
     mask = lambda m: nowhere if m is None else m  # noqa: E731
     undefined = mask(either(a.undefined, b.undefined))
     tags = (mask(a.hard) != mask(b.hard)) | (mask(a.soft) != mask(b.soft))
-    tagged = mask(either(a.hard, b.hard, a.soft, b.soft))
+    endless = mask(either(a.hard, b.hard))
     unequal = nowhere.clone()
     for x, y in zip(a.parts, b.parts, strict=True):
         unequal |= x != y
@@ -244,7 +244,7 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
         degree = max(degree, along.degree.plus(other.degree).top)
         for x, y in zip(along.parts, other.parts, strict=True):
             unequal |= x != y
-    where = ((unequal & ~tagged) | tags) & ~undefined
+    where = ((unequal & ~endless) | tags) & ~undefined
     if world is not None:
         world.tally.output = max(world.tally.output, degree)
         world.tally.undefined += int(undefined.sum())

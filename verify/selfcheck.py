@@ -47,6 +47,7 @@ class Real:
         return a.double() @ b.double()
 
 
+HUGE = 2.0**20  # a number of a row beside which the sum of the others is not precise enough
 SOFTEST = tuple(torch.finfo(d).min for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 TRUE: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
@@ -103,6 +104,12 @@ class RealWorld(World):
 
     def sign(self, x: Field) -> Parts:
         return (x.parts[0].sign(),)
+
+    @staticmethod
+    def row_total(part: Tensor, count: Tensor, dim: int) -> Tensor:
+        """The sum; beside a huge number float64 would lose the others in it, and the largest stands for each, which is a shift as well."""
+        largest = part.amax(dim, keepdim=True)
+        return torch.where(part.abs().amax(dim, keepdim=True) > HUGE, largest * count, part.sum(dim, keepdim=True))
 
     def softmax_row(self, shifted: Field, present: Tensor | None, dim: int) -> Parts:
         row = shifted.parts[0] / (shifted.shape[dim] if present is None else present.sum(dim, keepdim=True))

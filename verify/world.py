@@ -120,6 +120,11 @@ class World:
         self.tally.call("sign", x.parts[0].numel(), x.degree.total)
         return self.math.signs(x.parts)
 
+    @staticmethod
+    def row_total(part: Tensor, count: Tensor, dim: int) -> Tensor:
+        """The sum of a row of `count` elements. Shapes: as `part`, with size 1 at dim."""
+        return part.sum(dim, keepdim=True)
+
     def row_state(self, name: str, x: Field, present: Tensor | None, dim: int) -> Lanes:
         """For each element a hash of it and of its row as a multiset, over the elements that are present. Shapes: as `x`."""
         count = torch.full((), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
