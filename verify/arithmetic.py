@@ -159,14 +159,14 @@ class Arithmetic:
                     return True
         return False
 
-    def scale(self, x: Value, factor: float | Fraction) -> Field:
-        """x times an exact number. -inf stays -inf under a positive one; a part of a smallest finite number is an ordinary number."""
+    def scale(self, x: Value, factor: float | Fraction, over: float | Fraction = 1) -> Field:
+        """x times an exact number, over another. -inf stays -inf under a positive one; a part of a smallest finite number is an ordinary number."""
         x = self.field(x)
-        if x.tagged and (factor <= 0 or (x.soft is not None and factor > 1)):
+        if x.tagged and (factor * over <= 0 or (x.soft is not None and abs(factor) > abs(over))):
             self.refuse("-inf and a factor that is not positive, or a smallest finite number and one that is not between 0 and 1")
-        if factor != 1:
+        if factor != over:
             x = replace(x, soft=None)
-        number = self.math.number(factor)
+        number = self.math.number(factor, over)
         self.factors.add(number)
         times = lambda v: tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(v.parts, number, strict=True)))  # noqa: E731
         return self.linear(x, lambda v: replace(v, parts=times(v)))

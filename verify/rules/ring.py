@@ -53,7 +53,7 @@ def div(a: Algebra, x: Value, y: Value, *, rounding_mode: str | None = None) -> 
     if isinstance(y, Concrete) and y.atom is None and not y.shape:
         y = y.data.item()
     if isinstance(y, (int, float)) and y != 0 and math.isfinite(y):
-        quotient = a.scale(a.field(x), 1 / Fraction(y))
+        quotient = a.scale(a.field(x), 1, over=y)
     else:
         below = inverse(a, y)
         quotient = exponents.product(a, x, below) or a.mul(x, below)
