@@ -110,7 +110,8 @@ def verify(
     junit_file: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also writes JUnit XML, for CI.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws keys from this seed, not from fresh entropy; the report says so.")] = None,
     assuming: Annotated[
-        list[str] | None, typer.Option(metavar="SENTENCE", help="May be taken on your word: 'lib::op is elementwise', 'literals are roots'.")
+        list[str] | None,
+        typer.Option(metavar="SENTENCE", help="Taken on your word: 'lib::op is elementwise', 'literals are roots'."),
     ] = None,
     edits: Annotated[bool, typer.Option(help="Also decides whether an edit at each term of A can reach an output.")] = True,
     witness: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a witness is written, if there is one.")] = None,

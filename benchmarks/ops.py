@@ -12,7 +12,7 @@ from verify.rules import RULES, elementwise, movement, norms, pools, recurrent, 
 
 aten = torch.ops.aten
 DIVISION = ("div", "true_divide", "floor_divide", "reciprocal")
-LARGEST = ("amax", "amin", "max", "min", "maximum", "minimum", "max_pool", "clamp", "clamp_min", "clamp_max", "relu", "leaky_relu", "abs", "sign")
+LARGEST = tuple("amax amin max min maximum minimum clamp clamp_min clamp_max relu leaky_relu abs sign".split())
 CLASSES: tuple[tuple[Any, str], ...] = (
     (movement.TABLE, "movement"),
     (elementwise.CHOOSING, "choice, by plain bits or by a truth value"),

@@ -36,6 +36,7 @@ class Assumed:
 
 NOTHING = Assumed()
 
+
 def read(sentences: Sequence[str]) -> Assumed:
     """The assumptions that sentences make.
 
@@ -94,7 +95,8 @@ def _at_node(side: Side, node: fx.Node) -> tuple[Callable[..., Tensor], list[tup
 
     args, kwargs = mapped(hole, (tuple(node.args), dict(node.kwargs)))
     shapes = [side.shape(n.name) for n in read]
-    return with_holes(node.target, args, kwargs, lambda leaf: isinstance(leaf, fx.Node)), shapes, read[0].meta["val"].dtype
+    op: Any = node.target
+    return with_holes(op, args, kwargs, lambda leaf: isinstance(leaf, fx.Node)), shapes, read[0].meta["val"].dtype
 
 
 def _counterexample(
@@ -111,9 +113,7 @@ def _counterexample(
     return _strays(kind, op, one, other, generator)
 
 
-def _strays(
-    kind: Kind, op: Callable[..., Tensor], one: Sequence[Tensor], other: Sequence[Tensor], generator: torch.Generator
-) -> str:
+def _strays(kind: Kind, op: Callable[..., Tensor], one: Sequence[Tensor], other: Sequence[Tensor], generator: torch.Generator) -> str:
     """What shows that an element, or a row, of a result depends on others, or on its place; empty if nothing does."""
     wide, more = (list(torch.broadcast_tensors(*tensors)) for tensors in (one, other))
     shape = wide[0].shape if kind == "elementwise" else wide[0].shape[:-1]

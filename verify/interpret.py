@@ -119,7 +119,7 @@ class _Run:
         if op not in RULES and kind is None:
             self.algebra.refuse("it has no rule")
         self._admit(op, [v for v in values if not isinstance(v, Choice)], [*args, *kwargs.values()])
-        out = RULES[op](self.algebra, *args, **kwargs) if op in RULES else declared(self.algebra, op, kind, args, kwargs)
+        out = declared(self.algebra, op, kind, args, kwargs) if kind is not None else RULES[op](self.algebra, *args, **kwargs)
         if self.algebra.world.dual and any(isinstance(v, Field) and v.tangent is not None for v in values):
             self._followed(op, out)
         return out

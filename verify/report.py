@@ -65,7 +65,8 @@ class ClaimLine:
 class Report:
     """What `equivalence` found. `proved` holds if the verdict is PROVED, every claim is proved, and no edit asked about is dead.
 
-    `assumptions` are what the proof rests on beside laws, if the verdict is PROVED ASSUMING. `log2_bound` bounds the probability that anything here called proved is not, over the random key.
+    `assumptions` are what the proof rests on beside laws, if the verdict is PROVED ASSUMING. `log2_bound` bounds the probability that
+    anything here called proved is not, over the random key.
     """
 
     verdict: Verdict
@@ -200,8 +201,8 @@ class Report:
         return finite({**plain, **rest})
 
 
-PLAIN_FIELDS = ("subject", "reasons", "assumptions", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step", "not_covered",
-                "edits_undecided")  # fmt: skip
+PLAIN_FIELDS = ("subject", "reasons", "assumptions", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step",
+                "not_covered", "edits_undecided")  # fmt: skip
 MOST_NUMBERS = 4096  # of a witness in JSON
 
 

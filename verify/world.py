@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from verify.field import STREAM_BIAS, Modular, Parts, primes_below, stream, uniform
-from verify.radicals import Radicals, primes_with
 from verify.oracle import Lanes, Oracles, canonical_sign
+from verify.radicals import Radicals, primes_with
 from verify.value import Concrete, Field
 
 Law = Literal["gates", "signs", "exponents", "maxima", "roots"]

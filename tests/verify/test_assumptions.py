@@ -104,7 +104,8 @@ def test_a_false_declaration_is_refused_with_its_counterexample(sentence: str, c
 
 
 @pytest.mark.parametrize(
-    "sentence", ["cube is elementwise", "tautomer_test::cube is nice", "tautomer_test::none is linear", "aten::softmax.int is elementwise", "hope"]
+    "sentence",
+    ["cube is elementwise", "tautomer_test::cube is nice", "tautomer_test::none is linear", "aten::softmax.int is elementwise", "hope"],
 )
 def test_other_sentences_are_refused(sentence: str) -> None:
     with pytest.raises(InputError, match="assuming: expected"):

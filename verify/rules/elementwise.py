@@ -81,7 +81,7 @@ def raised(a: Algebra, x: Value, low: Value) -> Field:
     if isinstance(low, float) and low == -math.inf:
         return x
     if a.lowest(low):
-        bottom = a.number(low)
+        bottom = a.number(float(low))  # type: ignore[arg-type]
         parts = x.parts if x.hard is None else tuple(torch.where(x.hard, n, t.double()) for n, t in zip(bottom.parts, x.parts, strict=True))
         return replace(x, parts=parts, hard=None, soft=either(x.hard, x.soft), along=None).moving(x.tangent)
     return a.larger(x, low)
