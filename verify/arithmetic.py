@@ -160,7 +160,7 @@ class Arithmetic:
         return False
 
     def scale(self, x: Value, factor: float | Fraction, over: float | Fraction = 1) -> Field:
-        """x times an exact number, over another. -inf stays -inf under a positive one; a part of a smallest number is an ordinary number."""
+        """x times an exact number, over another. -inf stays -inf under a positive one; a part of a smallest number is an ordinary one."""
         x = self.field(x)
         if x.tagged and (factor * over <= 0 or (x.soft is not None and abs(factor) > abs(over))):
             self.refuse("-inf and a factor that is not positive, or a smallest finite number and one that is not between 0 and 1")

@@ -78,7 +78,6 @@ def test_a_declared_op_is_proved_under_its_name(name: str) -> None:
     assert report.assumptions == (assuming,)
     assert not report.proved
     assert [report.exit_code(r) for r in ("proved", "assuming", "consistent")] == [3, 0, 0]
-    assert asked(*functions).verdict in (Verdict.CONSISTENT, Verdict.UNKNOWN)  # without it nothing is proved
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -112,6 +111,11 @@ def test_other_sentences_are_refused(sentence: str) -> None:
         asked(torch.tanh, torch.tanh, sentence)
 
 
+def test_without_an_assumption_nothing_is_proved() -> None:
+    assert asked(*SAME["row-wise"][1:]).verdict is Verdict.CONSISTENT
+    assert asked(EIGHTH, EQUAL_ROOTS["the inverse"]).verdict is Verdict.DIFFERS
+
+
 def test_what_was_not_needed_is_not_named() -> None:
     report = asked(F.relu, lambda x: x.clamp(min=0), "tautomer_test::cube is elementwise", "literals are roots")
     assert report.verdict is Verdict.PROVED
@@ -127,7 +131,9 @@ def test_a_rewrite_around_a_custom_op_and_its_claims() -> None:
 
 
 def test_gradients_of_a_declared_op_follow_the_chain_rule() -> None:
-    sides = [plain(f, normal(3, 4)) for f in (lambda x: torch.special.erfinv(x.tanh() * x), lambda x: torch.special.erfinv(x * x.tanh()))]
+    sides = [
+        plain(f, normal(3, 4)) for f in (lambda x: torch.special.erfinv(x.tanh() * x / 9), lambda x: torch.special.erfinv(x * x.tanh() / 9))
+    ]
     report = equivalence(*sides, seed=0, gradients=True, assuming=["aten::special_erfinv is elementwise"])
     assert report.verdict is Verdict.ASSUMING, str(report)
 
@@ -165,16 +171,18 @@ OTHER_ROOTS: dict[str, Function] = {
 }
 
 
+SLOW = ("of seven", "of float32", "of the root", "the other sign")
+
+
 @pytest.mark.parametrize("name", EQUAL_ROOTS)
 def test_roots_of_small_fractions_are_roots_if_that_is_assumed(name: str) -> None:
     report = asked(EIGHTH, EQUAL_ROOTS[name], "literals are roots")
     assert report.verdict is Verdict.ASSUMING, str(report)
     assert str(report).startswith("PROVED ASSUMING literals are roots")
     assert "2.8284271247461903 as (8)^(1/2)" in report.scope["literals"]
-    assert asked(EIGHTH, EQUAL_ROOTS[name]).verdict is Verdict.DIFFERS
 
 
-@pytest.mark.parametrize("name", OTHER_ROOTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in OTHER_ROOTS])
 def test_other_numbers_than_roots_are_not_proved(name: str) -> None:
     report = asked(EIGHTH, OTHER_ROOTS[name], "literals are roots")
     assert report.verdict in (Verdict.DIFFERS, Verdict.REFUTED), str(report)
