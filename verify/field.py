@@ -59,12 +59,19 @@ class Modular:
         self.most = min(self.longest)
         self._scratch = torch.empty(0, dtype=torch.float64)
 
-    def number(self, value: float | Fraction) -> tuple[float, ...]:
-        """The residues of one exact number."""
+    def number(self, value: float | Fraction, over: float | Fraction = 1) -> tuple[float, ...]:
+        """The residues of one exact number, divided by another."""
+        below = self.residues(over)
+        if 0 in below:
+            raise Vanishing(f"{over} is zero modulo a prime")
+        return tuple(self._balanced(n * pow(d, -1, p), p) for n, d, p in zip(self.residues(value), below, self.primes, strict=True))
+
+    def residues(self, value: float | Fraction) -> tuple[int, ...]:
+        """One exact number modulo each prime."""
         exact = Fraction(value)
         if any(exact.denominator % p == 0 for p in self.primes):
             raise Vanishing(f"{exact} has a denominator of zero modulo a prime")
-        return tuple(self._balanced(exact.numerator * pow(exact.denominator, -1, p), p) for p in self.primes)
+        return tuple(exact.numerator * pow(exact.denominator, -1, p) % p for p in self.primes)
 
     @staticmethod
     def _balanced(value: int, p: int) -> float:
