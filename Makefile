@@ -8,7 +8,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow wheel bench clean
+.PHONY: help demo test test-slow wheel bench mutants clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ test-slow: $(VENV)/.installed-dev ## the suites that take minutes
 bench: $(VENV)/.installed-dev ## seconds and ratios, one thread
 	$(BIN)/python -m benchmarks.gpt2
 	$(BIN)/python -m benchmarks.splits
+
+mutants: $(VENV)/.installed-dev ## mutants and correct rewrites, the verifier's own measure: docs/mutants.md; some hours of CPU time, can be interrupted
+	$(BIN)/python -m benchmarks.mutants --resume --workers $(WORKERS)
 
 clean: ## removes the virtual environment and build products
 	rm -rf $(VENV) build dist *.egg-info
