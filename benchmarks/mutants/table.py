@@ -96,7 +96,8 @@ def _how(lines: Lines) -> str:
     rewritten = sum(bool(line["passes"]) for line in witnessed)
     equal = [line["key"].rpartition("/")[2].replace("_", " ") for line in undecided if line["passed"]["exact"]]
     text = [
-        f"{len(witnessed)} mutants by {len(operators)} operators in {len(places)} architectures, {rewritten} of them in rewritten programs.",
+        f"{len(witnessed)} mutants by {len(operators)} operators in {len(places)} architectures,",
+        f"{rewritten} of them in rewritten programs.",
         f"Shown by: {_counted(line['witness'] for line in witnessed)}.",
         f"Of the {len(undecided)} undecided ones the exact tier proves {len(equal)}: {_counted(equal)}.",
         "",

@@ -23,8 +23,9 @@ from rewrite import Program, TautomerError, trace
 from verify import equivalence
 
 ARCHITECTURES = (
-    "mlp", "maxout", "routed", "transformer_encoder", "cnn", "gpt2", "bert", "llama", "vit", "distilbert", "gpt_neox", "opt", "bloom", "electra", "albert",
-    "qwen2", "phi", "roberta", "clip", "mpt", "gptj", "stablelm", "dinov2", "olmo2", "gemma2", "swin", "convnext", "mixtral", "t5", "lstm",
+    "mlp", "maxout", "routed", "transformer_encoder", "cnn", "gpt2", "bert", "llama", "vit", "distilbert", "gpt_neox", "opt", "bloom",
+    "electra", "albert", "qwen2", "phi", "roberta", "clip", "mpt", "gptj", "stablelm", "dinov2", "olmo2", "gemma2", "swin", "convnext",
+    "mixtral", "t5", "lstm",
 )  # fmt: skip
 ROUNDS = ("sdpa", "eager")  # how attention is written in the model that is traced
 REWRITES = 20  # correct ones, for each architecture and round
