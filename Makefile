@@ -48,7 +48,7 @@ bench: $(VENV)/.installed-dev ## seconds and ratios, one thread
 	$(BIN)/python -m benchmarks.gpt2
 	$(BIN)/python -m benchmarks.splits
 
-mutants: $(VENV)/.installed-dev ## mutants and correct rewrites, the verifier's own measure: docs/mutants.md; some hours of CPU time, can be interrupted
+mutants: $(VENV)/.installed-dev ## mutants and correct rewrites, the verifier's own measure: docs/mutants.md; an hour or two of CPU time, can be interrupted
 	$(BIN)/python -m benchmarks.mutants --resume --workers $(WORKERS)
 
 clean: ## removes the virtual environment and build products

@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     store = Store(chosen.results)
     if not chosen.table:
         store.begin(chosen.seed, chosen.resume)
-        jobs: list[Unit | str] = [*pairs.PAIRS, *units(chosen.architectures)]
+        jobs: list[Unit | str] = [*units(chosen.architectures), *pairs.PAIRS]
         all_work(jobs, chosen.operators, store, chosen.seed, chosen.workers)
     lines = store.lines()
     write(chosen.output, table.document(lines, len(units(list(ARCHITECTURES))) // 2 * (len(all_operators()) + REWRITES)))

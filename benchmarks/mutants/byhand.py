@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from rewrite import trace
 from verify import Report, equivalence
 
-VOCAB, WIDTH, LAYERS, HEADS, HIDDEN = 61, 32, 2, 4, 48
-SIZE = WIDTH // HEADS
-LENGTH = 7
+VOCAB, WIDTH, LAYERS, HIDDEN, LENGTH = 61, 64, 2, 48, 7
+HEADS, MORE = 4, 8  # of 16 numbers each, whose root is exact, and of 8, whose root is not: 1 / sqrt(8) is not 8 ** -0.5 in floats
 
 
 def ids() -> Tensor:
@@ -41,12 +40,12 @@ def standardised(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     return (x - mean) / torch.sqrt(((x - mean) ** 2).mean(-1, keepdim=True) + eps) * gain + bias
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+def attended(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, count: int) -> Tensor:
     """Attention head by head; `hidden` marks what may not be seen. Shapes: [batch, position, d_model], hidden [position, position]."""
-    heads = []
-    for h in range(HEADS):
-        own = slice(h * SIZE, (h + 1) * SIZE)
-        scores = q[..., own] @ k[..., own].transpose(1, 2) / math.sqrt(SIZE)
+    heads, size = [], q.shape[-1] // count
+    for h in range(count):
+        own = slice(h * size, (h + 1) * size)
+        scores = q[..., own] @ k[..., own].transpose(1, 2) / math.sqrt(size)
         scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
         heads.append(scores.softmax(-1) @ v[..., own])
     return torch.cat(heads, -1)
@@ -55,8 +54,9 @@ def attended(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
 class Weights(nn.Module):
     """Parameters by names with dots, taken from another model."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.held = nn.ParameterDict({name.replace(".", "_"): nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()})
 
     def of(self, name: str) -> Tensor:
@@ -73,7 +73,7 @@ class GPT2(Weights):
         future = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
         for i in range(LAYERS):
             y = self.norm(x, f"h.{i}.ln_1") @ self.of(f"h.{i}.attn.c_attn.weight") + self.of(f"h.{i}.attn.c_attn.bias")
-            z = attended(*y.chunk(3, -1), future)
+            z = attended(*y.chunk(3, -1), future, self.heads)
             x = x + z @ self.of(f"h.{i}.attn.c_proj.weight") + self.of(f"h.{i}.attn.c_proj.bias")
             y = gelu_by_tanh(self.norm(x, f"h.{i}.ln_2") @ self.of(f"h.{i}.mlp.c_fc.weight") + self.of(f"h.{i}.mlp.c_fc.bias"))
             x = x + y @ self.of(f"h.{i}.mlp.c_proj.weight") + self.of(f"h.{i}.mlp.c_proj.bias")
@@ -94,7 +94,9 @@ class BERT(Weights):
         for i in range(LAYERS):
             at = f"encoder.layer.{i}"
             q, k, v = (self.linear(x, f"{at}.attention.self.{name}") for name in ("query", "key", "value"))
-            x = self.norm(x + self.linear(attended(q, k, v, None), f"{at}.attention.output.dense"), f"{at}.attention.output.LayerNorm")
+            x = self.norm(
+                x + self.linear(attended(q, k, v, None, self.heads), f"{at}.attention.output.dense"), f"{at}.attention.output.LayerNorm"
+            )
             y = nn.functional.gelu(self.linear(x, f"{at}.intermediate.dense"))
             x = self.norm(x + self.linear(y, f"{at}.output.dense"), f"{at}.output.LayerNorm")
         return {"last_hidden_state": x, "pooler_output": torch.tanh(self.linear(x[:, 0], "pooler.dense"))}
@@ -108,10 +110,10 @@ class BERT(Weights):
         return standardised(x, self.of(f"{name}.weight"), self.of(f"{name}.bias"), 1e-12)
 
 
-def compared(theirs: nn.Module, ours: type[Weights], prefix: str, seed: int) -> Report:
+def compared(theirs: nn.Module, ours: type[Weights], prefix: str, heads: int, seed: int) -> Report:
     """The report on a model of transformers against `ours` with the same weights; `prefix` is cut off the names."""
     own = {name.removeprefix(prefix): tensor for name, tensor in theirs.named_parameters()}
-    model = ours({name: tuple(tensor.shape) for name, tensor in own.items()})
+    model = ours({name: tuple(tensor.shape) for name, tensor in own.items()}, heads)
     with torch.no_grad():
         for name, tensor in own.items():
             model.of(name).copy_(tensor)
@@ -123,15 +125,15 @@ def compared(theirs: nn.Module, ours: type[Weights], prefix: str, seed: int) -> 
     return equivalence(first, second, match={**match, "ids": "input_ids"}, seed=seed)
 
 
-def gpt2(seed: int) -> Report:
+def gpt2(seed: int, heads: int = HEADS) -> Report:
     """GPT-2 against ours."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64, bos_token_id=1, eos_token_id=2, use_cache=False
+        vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=heads, n_positions=64, bos_token_id=1, eos_token_id=2, use_cache=False
     )
-    return compared(moved(GPT2LMHeadModel(config)), GPT2, "transformer.", seed)
+    return compared(moved(GPT2LMHeadModel(config)), GPT2, "transformer.", heads, seed)
 
 
 def bert(seed: int) -> Report:
@@ -141,7 +143,7 @@ def bert(seed: int) -> Report:
     torch.manual_seed(0)
     config = BertConfig(vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=HIDDEN,
                         max_position_embeddings=64)  # fmt: skip
-    return compared(moved(BertModel(config)), BERT, "", seed)
+    return compared(moved(BertModel(config)), BERT, "", HEADS, seed)
 
 
 def llama(seed: int) -> Report:
@@ -152,4 +154,9 @@ def llama(seed: int) -> Report:
     return from_scratch(Llama, theirs)
 
 
-MODELS: dict[str, Callable[[int], Report]] = {"GPT-2": gpt2, "Llama": llama, "BERT": bert}
+MODELS: dict[str, Callable[[int], Report]] = {
+    "GPT-2": gpt2,
+    "GPT-2 with 1 / sqrt(8) for 8 ** -0.5": lambda seed: gpt2(seed, MORE),
+    "Llama": llama,
+    "BERT": bert,
+}
