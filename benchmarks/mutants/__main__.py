@@ -1,6 +1,6 @@
 """The verifier's own measure: mutants that it must not prove, and correct rewrites that it must not refuse. Writes docs/mutants.md.
 
-    python -m benchmarks.mutants [--resume] [--workers 2]     # an hour or so of CPU time in all; --resume takes up what was interrupted
+    python -m benchmarks.mutants [--resume] [--workers 2]     # an hour or two of CPU time; --resume takes up what was interrupted
     python -m benchmarks.mutants --table                       # the table of what is done so far
     python -m benchmarks.mutants --architectures gpt2 --operators drop_a_term no_eps
 
