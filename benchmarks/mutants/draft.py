@@ -195,9 +195,11 @@ class Mutant:
 def mutant(name: str, program: Program, seed: int) -> Mutant | None:
     """The program spoiled by one operator, or None where it finds no place."""
     draft = Draft(program, random.Random(f"{seed} {name}"))
-    if not OPERATORS[name](draft):
+    try:
+        found = draft.finish() if OPERATORS[name](draft) else None
+    except (RuntimeError, IndexError):  # what the edit makes does not fit what reads it
         return None
-    found, same = draft.finish(), program
+    same = program
     if draft.also:
         also = Draft(program, random.Random(0))
         for edit in draft.also:

@@ -70,7 +70,10 @@ def document(lines: Lines, planned: int) -> str:
 
 def _progress(lines: Lines, planned: int) -> str:
     done = sum(key.startswith(("mutant/", "rewrite/")) for key in lines)
-    return "" if done >= planned else f"**Not a whole run:** {done} of {planned} mutants and rewrites were tried.\n"
+    errors = [f"- {key}: {line['error']}" for key, line in lines.items() if "error" in line]
+    broken = [f"{len(errors)} could not be judged, because something failed:\n", *errors, ""] if errors else []
+    short = [] if done >= planned else [f"**Not a whole run:** {done} of {planned} mutants and rewrites were tried.\n"]
+    return "\n".join([*short, *broken])
 
 
 def _operators(lines: Lines) -> str:

@@ -75,14 +75,20 @@ def run(unit: Unit, operators: list[str], seed: int, done: set[str]) -> Iterator
         key = f"{unit.place}/{name}"
         if key in done:
             continue
-        program, start = traced(unit.architecture, unit.attention), time.process_time()
-        if program is None:
-            line: Line = {"none": True}
-        elif unit.kind == "mutant":
-            line = of_mutant(program, name, f"{seed}/{key}", seed)
-        else:
-            line = of_rewrite(program, f"{seed}/{key}", seed)
+        start = time.process_time()
+        try:
+            line = one(unit, name, f"{seed}/{key}", seed)
+        except Exception as error:  # a long run goes on; the table counts these
+            line = {"none": True, "error": f"{type(error).__name__}: {error}"[:200]}
         yield {"key": key, **line, "seconds": round(time.process_time() - start, 2)}
+
+
+def one(unit: Unit, name: str, where: str, seed: int) -> Line:
+    """The line of one mutant or rewrite."""
+    program = traced(unit.architecture, unit.attention)
+    if program is None:
+        return {"none": True}
+    return of_mutant(program, name, where, seed) if unit.kind == "mutant" else of_rewrite(program, where, seed)
 
 
 def of_mutant(program: Program, name: str, where: str, seed: int) -> Line:
