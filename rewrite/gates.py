@@ -13,9 +13,12 @@ from torch import Tensor
 from rewrite.address import indices, parse
 from rewrite.errors import InputError, SiteError, nearest
 from rewrite.records import GateRecord
+from rewrite.terms import axis_dims
 
 if TYPE_CHECKING:
     from rewrite.program import Program
+
+Setting = float | Tensor | Mapping[str, Any]  # of a gate at one run
 
 
 @dataclass(eq=False, slots=True)
@@ -23,17 +26,19 @@ class Gate:
     """One gate, or the entries of some members: read `.g`, `.h`, `.r`; assign numbers or tensors, no retracing.
 
     g = 0 removes the term, (g, h) = (0, 1) puts r in its place, (1, a) adds a * r. r of a family lives in coordinate space.
-    `shape` is that of the gated value, with None for sizes that are free.
+    `shape` is that of the gated value, with None for sizes that are free; `axis` is the members' axis in it. g and h broadcast to the
+    value, so there may be one for each example; those of a family end with the members' axis: [member], or [example, 1, member].
     """
 
     tensors: dict[str, Tensor]
     record: GateRecord
     shape: tuple[int | None, ...]
+    axis: int | None = None
     members: tuple[int, ...] | None = None
 
     def _get(self, leaf: str) -> Tensor:
         value = self.tensors[leaf]
-        return value if self.members is None or value.dim() == 0 else value[list(self.members)]
+        return value if self.members is None or value.dim() == 0 else value[..., list(self.members)]
 
     def _set(self, which: str, leaf: str, value: Any) -> None:
         old = self.tensors[leaf]
@@ -47,10 +52,10 @@ class Gate:
                     f"{where}: expected the reference of the whole family, got one for a member. Set it on {self.record.address!r}."
                 )
             filled = old.clone()
-            filled[list(self.members)] = _vector(where, new, len(self.members))
+            filled[..., list(self.members)] = _vector(where, new, len(self.members), old.shape[:-1])
             new = filled
         elif self.record.size is not None and which != "r":
-            new = _vector(where, new, self.record.size)
+            new = _vector(where, new, self.record.size, self.shape[: self.axis])
         elif not _broadcasts(new, self.shape):
             sizes = ["*" if size is None else size for size in self.shape]
             raise InputError(f"{where}: expected a number, or a tensor that broadcasts to {sizes}, got shape {list(new.shape)}.")
@@ -94,7 +99,7 @@ class Gate:
         """Puts the gate back to (1, 0, 0)."""
         for leaf, value in ((self.record.g, 1.0), (self.record.h, 0.0), (self.record.r, 0.0)):
             old = self.tensors[leaf]
-            shape = old.shape if self.record.size is not None and leaf != self.record.r else ()
+            shape = () if self.record.size is None or leaf == self.record.r else (self.record.size,)
             self.tensors[leaf] = torch.full(shape, value, dtype=old.dtype, device=old.device)
 
     def __repr__(self) -> str:
@@ -128,10 +133,11 @@ def _broadcasts(value: Tensor, shape: tuple[int | None, ...]) -> bool:
     return value.dim() <= len(shape) and all(size in (1, given) or given is None for size, given in pairs)
 
 
-def _vector(where: str, value: Tensor, size: int) -> Tensor:
+def _vector(where: str, value: Tensor, size: int, before: tuple[int | None, ...]) -> Tensor:
+    """`value` with an entry for each member on its last axis; the axes in front of it broadcast to `before`."""
     if value.dim() == 0:
         return value.expand(size).clone()
-    if tuple(value.shape) != (size,):
+    if value.shape[-1] != size or not _broadcasts(value[..., 0], before):
         raise InputError(f"{where}: expected one number or {size}, one per member, got shape {list(value.shape)}.")
     return value
 
@@ -139,8 +145,23 @@ def _vector(where: str, value: Tensor, size: int) -> Tensor:
 class Gates(Mapping[str, Gate]):
     """The gates of a program by address; a member's address gives that entry of its family's gate."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, tensors: dict[str, Tensor] | None = None):
         self._program = program
+        self._tensors = program.tensors if tensors is None else tensors
+
+    def held(self, values: Mapping[str, Setting]) -> dict[str, Tensor]:
+        """The program's tensors with gates set to `values` (a number or tensor sets g, a dict g, h or r); its own gates stay as they are.
+
+        Raises: SiteError for an address that is not gated, InputError for what cannot be set.
+        """
+        aside = Gates(self._program, dict(self._program.tensors))
+        for address, value in values.items():
+            gate = aside[address]
+            for name, number in (value if isinstance(value, Mapping) else {"g": value}).items():
+                if name not in ("g", "h", "r"):
+                    raise InputError(f"gate {address!r}: expected values of g, h or r, got one of {name!r}.")
+                setattr(gate, name, number)
+        return aside._tensors
 
     def __getitem__(self, address: str) -> Gate:
         records = self._program.gate_records
@@ -160,7 +181,8 @@ class Gates(Mapping[str, Gate]):
         family = program.families.get(record.address) if record.size is not None else None
         gated = family.operands[family.act] if family else program.sites_by_address[record.address].node
         shape = tuple(size if isinstance(size, int) else None for size in program.nodes[gated].meta["val"].shape)
-        return Gate(program.tensors, record, shape, members)
+        axis = (axis_dims(family.equation, family.axis)[family.act] or 0) % len(shape) if family else None
+        return Gate(self._tensors, record, shape, axis, members)
 
     def __repr__(self) -> str:
         rows = [f"{address}  {self[address].numbers}" for address in self]

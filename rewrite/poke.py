@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from rewrite.program import Program
 
 
-def poke(program: Program, inputs: dict[str, Any], edit: dict[str, Edit], read: list[str]) -> tuple[Any, dict[str, Tensor]]:
-    """(output, {address: value}) with `edit` in force."""
+def poke(
+    program: Program, tensors: Mapping[str, Tensor], inputs: dict[str, Any], edit: dict[str, Edit], read: list[str]
+) -> tuple[Any, dict[str, Tensor]]:
+    """(output, {address: value}) with `edit` in force; `tensors` are the program's, perhaps with other gates."""
     known = program.sites_by_address
     wanted = [address for glob in read for address in expand(glob, known)]
     edited = [(glob, address) for glob in edit for address in expand(glob, known)]
@@ -33,7 +35,7 @@ def poke(program: Program, inputs: dict[str, Any], edit: dict[str, Edit], read: 
         program._runners[key] = _compile(program, [address for _, address in edited], wanted)
     runner = program._runners[key]
     functions = [_edit(edit[glob], address) for glob, address in edited]
-    flat = runner(program.tensors, {**inputs, **dict(zip(runner.extra, functions, strict=True))})
+    flat = runner(tensors, {**inputs, **dict(zip(runner.extra, functions, strict=True))})
     count = len(program.outputs)
     return restore(program, flat[:count]), dict(zip(wanted, flat[count:], strict=True))
 

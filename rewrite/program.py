@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from rewrite import address as addresses
 from rewrite.call import bind, restore
 from rewrite.errors import InputError, SiteError, nearest
-from rewrite.gates import Gates
+from rewrite.gates import Gates, Setting
 from rewrite.records import Calling, Claim, Edit, FamilyRecord, GateRecord, Header, Leaf, Site, SiteKind, SplitRecord, Step
 from rewrite.run import Runner
 from rewrite.weights import Weight
@@ -137,12 +137,19 @@ class Program:
         return found
 
     def run(
-        self, inputs: Mapping[str, Any], /, *args: Any, edit: Mapping[str, Edit] | None = None, read: Sequence[str] = ()
+        self,
+        inputs: Mapping[str, Any],
+        /,
+        *args: Any,
+        edit: Mapping[str, Edit] | None = None,
+        read: Sequence[str] = (),
+        gates: Mapping[str, Setting] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """(output, {address: value}) of one run with the values at the addresses in `edit` replaced.
+        """(output, {address: value}) of one run with the values at the addresses in `edit` replaced and `gates` set.
 
         A number or tensor takes the value's place (broadcast to its shape), a function is given the value. What is read is read after
-        the edits. Raises: SiteError for addresses that match nothing.
+        the edits. A gate is set, for this run, by a number or tensor (its g) or a dict of g, h and r; gradients flow to these.
+        Raises: SiteError for addresses that match nothing, or no gate.
         """
         from rewrite.poke import poke
 
@@ -150,7 +157,8 @@ class Program:
             raise InputError(
                 f"run: expected keyword inputs as a dict, got {type(inputs).__name__}. Write run(dict(input_ids=ids)) or run({{}}, ids)."
             )
-        return poke(self, bind(self, args, inputs), dict(edit or {}), list(read))
+        tensors = self.gates.held(gates) if gates else self.tensors
+        return poke(self, tensors, bind(self, args, inputs), dict(edit or {}), list(read))
 
     def refresh(self) -> None:
         """Forgets cached constants: needed only after a weight was changed through `.data`, which leaves no trace."""

@@ -149,7 +149,7 @@ def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: S
     def law(*values: Tensor) -> list[Tensor]:
         given = list(values[: len(operands)])
         free = dict(zip(named, values[len(operands) :], strict=True))
-        wide = {k: v.reshape(v.shape + (1,) * behind) if v.shape == (record.size,) and k != "r" else v for k, v in free.items()}
+        wide = {k: _at_members(v, behind) if v.shape == (record.size,) and k != "r" else v for k, v in free.items()}
         given[record.act] = _checked(bound, bound.law.function(given[record.act], **wide, **plain), given[record.act])
         return [family.total(record.equation, given), given[record.act]]
 
@@ -163,6 +163,13 @@ def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: S
     names = [*record.operands]
     names[record.act] = coordinate.name
     splicer.add_family(replace(record, operands=tuple(names), total=total.name))
+
+
+def _at_members(value: Tensor, behind: int) -> Tensor:
+    """A vector over members, with `behind` axes added after it: counted from the back, so that it may be given axes in front."""
+    for _ in range(behind):
+        value = value.unsqueeze(-1)
+    return value
 
 
 def _checked(bound: Bound, value: Any, like: Tensor) -> Tensor:

@@ -82,3 +82,47 @@ def test_what_cannot_be_set(gated, address: str, which: str, value, error: type[
     _, _, program = gated
     with pytest.raises(error, match=message):
         setattr(program.gates[address], which, value)
+
+
+def test_gates_of_one_run_leave_the_programs_own_alone(gated) -> None:
+    _, example, program = gated
+    closed = program.run(example, gates={f"{FAMILY}[1]": 0.0})[0].logits
+    torch.testing.assert_close(closed, program.run(example, edit={f"{FAMILY}[1]": 0.0})[0].logits)
+    assert all(gate.open for gate in program.gates.values())
+    r = torch.randn(32)
+    steered = program.run(example, gates={TERM: {"h": 0.5, "r": r}})[0].logits
+    torch.testing.assert_close(steered, program.origin.run(example, edit={"transformer.h.0.mlp": lambda y: y + 0.5 * r})[0].logits)
+    with pytest.raises(InputError, match=r"gate 'transformer\.h\.0\.mlp/t': expected values of g, h or r, got one of 'gg'"):
+        program.run(example, gates={TERM: {"gg": 0.0}})
+
+
+def test_a_gate_for_each_example(gated) -> None:
+    _, example, program = gated
+    batch = len(example["input_ids"])
+    g = torch.ones(batch, 1, 4)
+    g[0, 0, 2] = 0
+    mixed = program.run(example, gates={FAMILY: g, TERM: torch.ones(batch, 1, 1)})[0].logits
+    torch.testing.assert_close(mixed[0], program.run(example, gates={f"{FAMILY}[2]": 0.0})[0].logits[0])
+    torch.testing.assert_close(mixed[1:], program(**example).logits[1:])
+
+
+def test_gradients_for_each_example_and_member(gated) -> None:
+    _, example, program = gated
+    g = torch.ones(len(example["input_ids"]), 1, 4, requires_grad=True)
+    logits = program.run(example, gates={FAMILY: g})[0].logits
+    (slopes,) = torch.autograd.grad(logits[0].square().sum(), g)
+    assert torch.count_nonzero(slopes[0]) == 4
+    assert torch.count_nonzero(slopes[1:]) == 0
+
+
+def test_gates_for_each_example_are_saved_and_reset(gated, tmp_path) -> None:
+    from rewrite import load
+
+    _, example, program = gated
+    g = torch.rand(len(example["input_ids"]), 1, 4)
+    program.gates[FAMILY].g = g
+    program.save(tmp_path / "p")
+    torch.testing.assert_close(load(tmp_path / "p")(**example).logits, program(**example).logits)
+    assert torch.equal(program.gates[f"{FAMILY}[1]"].g, g[..., [1]])
+    program.gates[FAMILY].reset()
+    assert program.gates[FAMILY].open
