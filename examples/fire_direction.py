@@ -4,10 +4,10 @@
     python examples/fire_direction.py                       # the sentence model that ships, a few minutes on two CPU cores
     python examples/fire_direction.py --model gpt2          # or a folder of save_pretrained: any GPT-2, its own tokenizer
 
-Every writer to the residual stream (embeddings, each attention, each MLP) is split into what it says for a word and the rest: the projection
-on the word's unembedding rows, read through the final norm's gain; this is the same as splitting each of its output weights. The final norm
-is given its own copy of both, so that either can be taken away on the direct path alone, or on all paths. The split is proved to change
-nothing; tables are refused otherwise. Taken away means: its mean over other sentences stands in its place, or (`zero`) nothing does.
+Every writer to the residual stream (embeddings, each attention, each MLP) is split into what it says for a word and the rest: the
+projection on the word's unembedding rows, read through the final norm's gain; this is the same as splitting each of its output weights. The
+final norm is given its own copy of both, so that either can be taken away on the direct path alone, or on all paths. The split is proved to
+change nothing; tables are refused otherwise. Taken away means projected out (`zero`), or its mean over other texts in its place (`mean`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from analysis.extras import needed
 from analysis.standing import Standing
 from examples.fire.figure import save_figure
 from examples.fire.language import Language, language
-from examples.fire.results import Results, Row, other_words, study_word
+from examples.fire.results import ANOTHER, CONTROLLED, FILLED, RANDOM, SHARES, Results, Row, other_words, study_word
 from examples.fire.study import Study
-from rewrite import Program, trace
+from rewrite import trace
 from rewrite.save import write_whole
 
-DRAWS = 10  # of random directions
+FILLS = {"zero": "Projected out", "mean": "Replaced by its mean over other texts"}
+NAMES = {"direct path": "{}, direct path", "all paths": "{}, all paths", "rest": "all but {}, direct path", "whole": "all, all paths",
+         "all but direct path": "all but ({}, direct path)"}  # fmt: skip
 
 
 def number(row: Row | None) -> str:
@@ -42,55 +44,53 @@ def shown(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Ta
     """A table of text."""
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for head in heads:
-        made.add_column(head, no_wrap=True)
+        made.add_column(head)
     for row in rows:
         made.add_row(*row)
     return made
 
 
-def accuracy_table(results: Results) -> Table:
-    """What is left of the accuracy with the word's direction taken out of everything, against its controls."""
-    word, rows = results.subject.word, []
-    tried = {row["direction"]: None for row in results.rows if row["writers"] == "everything" and row["edit"] == "direct path"}
-    lines = [("nothing", {"edit": "none"})]
-    for direction in tried:
-        for edit in ("direct path", "all paths"):
-            for filled in ("mean", "zero"):
-                where = {"writers": "everything", "edit": edit, "direction": direction, "filled": filled}
-                lines.append((f"{direction}, {edit}" + (", by zero" if filled == "zero" else ""), where))
-    for name, where in lines:
-        cells = [results.get(m, t, **where) for m, t in (("accuracy", word), ("log-probability", word), ("accuracy", "others"))]
-        if cells[0]:
-            rows.append((name, *map(number, cells)))
-    heads = ("taken out of everything", f"accuracy, {word}", f"log-probability, {word} (nats)", "accuracy, others")
-    return shown(f"What is left when a direction is taken out of everything that writes to the stream ({counts(results)})", heads, rows)
+def everything_table(results: Results, filled: str) -> Table:
+    """What is left with directions taken out of everything that writes to the stream."""
+    word, lines = results.subject.word, [("nothing", {"edit": "none"})]
+    for direction, edits in ((word, (*CONTROLLED, "whole", "all but direct path")), (RANDOM, CONTROLLED), (ANOTHER, CONTROLLED)):
+        lines += [
+            (NAMES[edit].format(direction), {"writers": "everything", "edit": edit, "direction": direction, "filled": filled})
+            for edit in edits
+        ]
+    measures = (("accuracy", word), ("log-probability", word), ("accuracy", "others"), ("says it", "others"))
+    rows = [(name, *(number(results.get(measure, texts, **what)) for measure, texts in measures)) for name, what in lines]
+    heads = ("taken out of everything", f"{word}: accuracy", f"{word}: log-probability (nats)", "others: accuracy", f"others: says {word}")
+    return shown(f"{FILLS[filled]}: what is left, where the next word is {word} and where it is another", heads, rows)
 
 
-def counts(results: Results) -> str:
-    """How many texts there are of the word, and of others."""
-    own = int(results.of[results.subject.word].sum())
-    return f"{own} texts whose next word is {results.subject.word}, {len(results.subject.texts) - own} others"
-
-
-def writers_table(results: Results) -> Table:
+def writers_table(results: Results, filled: str) -> Table:
     """By group of writers: accuracy on the word's texts under each edit."""
-    word, rows = results.subject.word, []
-    edits = ("direct path", "all paths", "whole", "all but direct path")
+    word, edits, rows = results.subject.word, ("direct path", "all paths", "rest", "whole", "all but direct path"), []
     for group in groups(results):
-        what = {"writers": group, "direction": word, "filled": "mean"}
+        what = {"writers": group, "direction": word, "filled": filled}
         rows.append((group, *(number(results.get("accuracy", word, edit=edit, **what)) for edit in edits)))
-    heads = ("writers", "direction: direct path", "direction: all paths", "all they write", "all but the direction's direct path")
-    return shown(f"Accuracy on the texts of {word}, by what is taken away from whom", heads, rows)
+    title = f"{FILLS[filled]}: accuracy where the next word is {word}, by what is taken out of whom"
+    return shown(title, ("writers", *(NAMES[edit].format(word) for edit in edits)), rows)
 
 
-def shares_table(results: Results, unit: str) -> Table:
+def shares_table(results: Results, filled: str) -> Table:
     """By group of writers: the shares that the linear claim explains."""
-    rows = []
+    columns, rows = [(name, unit) for unit in ("accuracy", "log-probability") for name in SHARES], []
     for group in groups(results):
-        cells = [results.get(f"{name} ({unit})", results.subject.word, writers=group) for name in ("direct / all paths", "needed", "enough")]
-        rows.append((group, *map(number, cells)))
-    heads = ("writers", "direct / all paths", "needed: direct / all they write", "enough: kept by the direct path alone")
-    return shown(f"Shares of {unit}; - where nothing is lost for certain", heads, rows)
+        found = [
+            results.get(f"{name} ({unit})", results.subject.word, writers=group, filled=filled, direction=results.subject.word)
+            for name, unit in columns
+        ]
+        rows.append((group, *("-" if row is None else percents(row) for row in found)))
+    heads = ("writers", *(f"{name}, {'nats' if unit == 'log-probability' else unit}" for name, unit in columns))
+    title = f"{FILLS[filled]}: shares of what the writers do for {results.subject.word}; - where too little is lost to divide by"
+    return shown(title, heads, rows)
+
+
+def percents(row: Row) -> str:
+    """A share and its interval."""
+    return f"{row['value']:.0%} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
 
 
 def groups(results: Results) -> list[str]:
@@ -100,43 +100,49 @@ def groups(results: Results) -> list[str]:
 
 def conclusion(results: Results) -> str:
     """What the figures say, in words that follow from them."""
-    word = results.subject.word
-
-    def accuracy(texts: str = word, **what: str) -> str:
-        row = results.get("accuracy", texts, **what)
-        return "not measured" if row is None else f"{row['value']:.0%}"
-
-    def everything(edit: str, direction: str = word) -> dict[str, str]:
-        return {"writers": "everything", "edit": edit, "direction": direction, "filled": "mean"}
-
-    random = next((r["direction"] for r in results.rows if r["direction"].startswith("random")), "")
-    lines = [
-        f"Where the next word is {word}, the model says so in {accuracy(edit='none')} of texts; with its direction taken out of everything on "
-        f"the direct path {accuracy(**everything('direct path'))}, on all paths {accuracy(**everything('all paths'))}, with random vectors as "
-        f"long {accuracy(**everything('direct path', random))}. On other texts: {accuracy('others', edit='none')}, "
-        f"{accuracy('others', **everything('direct path'))}, {accuracy('others', **everything('all paths'))}."
-    ]
-    for group in ("all MLPs", "all attention"):
-        needed_, enough = (results.get(f"{name} (accuracy)", word, writers=group) for name in ("needed", "enough"))
-        lines.append(f"Of what {group} do for {word}, the direction on the direct path is {judged('needed', needed_)} and {judged('enough', enough)}.")
+    word, lines = results.subject.word, []
+    for filled in FILLED:
+        cases = [(word, "direct path"), (word, "all paths"), (RANDOM, "direct path"), (ANOTHER, "direct path")]
+        own, others = ([percent(results, texts, "none", "", "")] for texts in (word, "others"))
+        for direction, edit in cases:
+            own.append(percent(results, word, edit, direction, filled))
+            others.append(percent(results, "others", edit, direction, filled))
+        lines.append(
+            f"{FILLS[filled]}: where the next word is {word} the model says so in {own[0]} of texts, without the direction on the direct "
+            f"path in {own[1]}, on all paths in {own[2]}, without vectors as long in random directions in {own[3]}, without another word's in "
+            f"{own[4]}; where it is another, it is right in {', '.join(others)}."
+        )
+    for group in ("all attention", "all MLPs"):
+        both = [results.get(f"{name} (log-probability)", word, writers=group, filled="mean") for name in ("needed", "enough")]
+        lines.append(f"Of the nats that {group} earn where the next word is {word}, {judged(*both)}.")
     return "\n".join(lines)
 
 
-def judged(name: str, row: Row | None) -> str:
-    """A share in words: most or less than half if the interval says so."""
-    if row is None:
-        return f"{name} for an unknown share (nothing is lost for certain without them)"
-    side = "more than half" if row["low"] > 0.5 else "less than half" if row["high"] < 0.5 else "half, more or less: undecided"
-    return f"{name} for {row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}] ({side})"
+def percent(results: Results, texts: str, edit: str, direction: str, filled: str) -> str:
+    """An accuracy under an edit of everything."""
+    row = results.get("accuracy", texts, edit=edit, direction=direction, filled=filled, writers="" if edit == "none" else "everything")
+    return "-" if row is None else f"{row['value']:.0%}"
 
 
-def measured(subject: Language, seed: int, draws: int) -> tuple[Results, Program, dict[str, Standing]]:
-    """All figures, the program that the word was studied on, and the verdict on each word's program."""
+def judged(needed_for: Row | None, enough_for: Row | None) -> str:
+    """Two shares in words: more or less than half if both intervals say so."""
+    if needed_for is None or enough_for is None:
+        return "no share can be given: too little is lost without them"
+    rows = (needed_for, enough_for)
+    texts = [percents(row) for row in rows]
+    more, less = all(row["low"] > 0.5 for row in rows), all(row["high"] < 0.5 for row in rows)
+    verdict = "most of it is" if more else "most of it is not" if less else "it is undecided whether most of it is"
+    lost = f"{texts[0]} is lost without the direction on the direct path, {texts[1]} kept with nothing but that"
+    return f"{lost}: {verdict} what the claim says"
+
+
+def measured(subject: Language, seed: int, draws: int, others: int) -> tuple[Results, Study, dict[str, Standing]]:
+    """All figures, the study of the word, and the verdict on each word's program."""
     longest = max(subject.texts, key=lambda text: len(text.ids)).ids
     program = trace(subject.model, input_ids=torch.tensor([longest, longest[::-1]]))
     results, study = Results(subject, seed), Study(program, subject.word, subject)
     study_word(study, results, draws)
-    return results, study.program, {subject.word: study.standing, **other_words(program, results)}
+    return results, study, {subject.word: study.standing, **other_words(program, results, others)}
 
 
 def save(results: Results, verdicts: dict[str, Standing], out: Path) -> list[Path]:
@@ -150,26 +156,28 @@ def save(results: Results, verdicts: dict[str, Standing], out: Path) -> list[Pat
     return [table, *save_figure(results, out)]
 
 
-def main(arguments: list[str] | None = None) -> tuple[Results, Program]:
+def main(arguments: list[str] | None = None) -> tuple[Results, Study]:
     """Prints tables under the verdicts of the rewrites, writes the files, and says what follows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a GPT-2 on a hub, or a folder; the sentence model if left out")
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--sentences", type=int, default=200, help="texts of the word, from the grammar")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=10, help="random directions")
+    parser.add_argument("--others", type=int, default=5, help="other words whose directions are tried")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(Console().width, 120))  # piped, a console is 80 wide
     subject = language(options.model, options.sentences, options.seed)
-    console.print(f"{subject.name}: {subject.note}; seed {options.seed}, {DRAWS} random directions, 95 % intervals", soft_wrap=True)
-    results, program, verdicts = measured(subject, options.seed, DRAWS)
+    console.print(f"{subject.name}: {subject.note}; seed {options.seed}, {options.draws} random directions, 95 % intervals", soft_wrap=True)
+    results, study, verdicts = measured(subject, options.seed, options.draws, options.others)
     for word, verdict in verdicts.items():
         console.print(f"{word}: {verdict}", soft_wrap=True)
-    for table in (accuracy_table(results), writers_table(results), *(shares_table(results, u) for u in ("accuracy", "log-probability"))):
+    for table in (make(results, filled) for filled in FILLED for make in (everything_table, writers_table, shares_table)):
         console.print(f"\n{verdicts[subject.word]}", table, sep="\n", soft_wrap=True)
     console.print("\n" + conclusion(results), soft_wrap=True)
     for path in save(results, verdicts, options.out):
         console.print(f"wrote {path}", soft_wrap=True)
-    return results, program
+    return results, study
 
 
 if __name__ == "__main__":

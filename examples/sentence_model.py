@@ -223,9 +223,9 @@ def new_model() -> Any:
     """An untrained GPT-2 of transformers: three layers, width 64, four heads, tied embeddings."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    sizes = {"vocab_size": len(vocabulary()), "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 32}
-    drops = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    ids = {"bos_token_id": _ids()[START], "eos_token_id": _ids()["."], "pad_token_id": _ids()[PAD]}
+    sizes: dict[str, Any] = {"vocab_size": len(vocabulary()), "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 32}
+    drops: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ids: dict[str, Any] = {"bos_token_id": _ids()[START], "eos_token_id": _ids()["."], "pad_token_id": _ids()[PAD]}
     return GPT2LMHeadModel(GPT2Config(**sizes, **drops, **ids, use_cache=False))
 
 

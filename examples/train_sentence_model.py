@@ -3,8 +3,8 @@
     pip install -e ".[hf]"
     python examples/train_sentence_model.py
 
-Some four minutes on one CPU core; the weights that ship are those of the default settings. What is printed is measured on sentences of another
-seed: the loss over all words against that of one who knows the grammar, and how often the announced word is guessed, against the same.
+Some four minutes on one CPU core; the weights that ship are those of the default settings. What is printed is measured on sentences of
+another seed: the loss over all words against that of one who knows the grammar, and how often the announced word is guessed, likewise.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def summary(model: Any, texts: list[Sentence]) -> str:
     with torch.no_grad():
         found = float(loss(model, padded(texts)))
     known = sum(surprise(text).sum() for text in texts) / sum(len(text.words) for text in texts)
-    return (
-        f"loss {found:.4f} nats a word (grammar {known:.4f}); announced word {guessed(model, texts):.2%} (grammar {guessed_knowing(texts):.2%})"
-    )
+    guesses = f"announced word {guessed(model, texts):.2%} (grammar {guessed_knowing(texts):.2%})"
+    return f"loss {found:.4f} nats a word (grammar {known:.4f}); {guesses}"
 
 
 def train(steps: int, seed: int) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.extras import needed
-from examples.fire.results import Results, Row
+from examples.fire.results import CONTROLLED, RANDOM, Results, Row
 from rewrite.save import write_whole
 
 OWN, OTHERS, ENOUGH = "#c8401c", "#5b7085", "#2a78a8"
@@ -21,10 +21,10 @@ def save_figure(results: Results, out: Path) -> list[Path]:
     """
     matplotlib = needed("matplotlib")
     matplotlib.use("Agg")
-    style = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fire", "axes.titlelocation": "left"}
+    style = {"font.size": 14, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fire", "axes.titlelocation": "left"}
     with matplotlib.rc_context(style):
-        made, panels = needed("matplotlib.pyplot").subplots(1, 3, figsize=(17, 5.6), layout="constrained", width_ratios=(1, 1, 1))
-        made.suptitle(title(results), x=0.01, ha="left", fontsize=15)
+        made, panels = needed("matplotlib.pyplot").subplots(1, 3, figsize=(18, 6.6), layout="constrained", width_ratios=(1, 0.9, 1))
+        made.suptitle(title(results), x=0.01, ha="left", fontsize=17)
         left_over(panels[0], results)
         shares(panels[1], results)
         matrix(panels[2], results)
@@ -39,8 +39,9 @@ def save_figure(results: Results, out: Path) -> list[Path]:
 
 def title(results: Results) -> str:
     """The figure's title."""
-    word, own = results.subject.word, int(results.of[results.subject.word].sum())
-    return f"The direction that says “{word}” in {results.subject.name} ({own} texts whose next word it is, {len(results.subject.texts) - own} others)"
+    subject, own = results.subject, int(results.of[results.subject.word].sum())
+    counts = f"{own} texts whose next word it is, {len(subject.texts) - own} others"
+    return f"The direction that says “{subject.word}” in {subject.name} ({counts})"
 
 
 def dots(panel: Any, lines: list[Line], shift: float, colour: str, label: str) -> None:
@@ -62,18 +63,20 @@ def rows_of(panel: Any, names: list[str]) -> None:
 
 def left_over(panel: Any, results: Results) -> None:
     """Accuracy with directions taken out of everything."""
-    word = results.subject.word
-    random = next((row["direction"] for row in results.rows if row["direction"].startswith("random")), "")
-    tried = [("nothing", {"edit": "none"})]
-    for name, direction in ((f"“{word}”", word), ("random, as long", random)):
-        for edit in ("direct path", "all paths"):
-            where = {"writers": "everything", "edit": edit, "direction": direction, "filled": "mean"}
-            tried.append((f"{name}:\n{edit}" if edit == "all paths" else f"{name}:\ndirect path only", where))
+    word, tried = results.subject.word, [("nothing", {"edit": "none"})]
+    for direction, filled, name in (
+        (word, "zero", f"“{word}”, projected out"),
+        (RANDOM, "zero", "random, as long"),
+        (word, "mean", f"“{word}”, by its mean"),
+    ):
+        for edit in CONTROLLED:
+            where = {"writers": "everything", "edit": edit, "direction": direction, "filled": filled}
+            tried.append((f"{name}:\n{edit}{' only' if edit == CONTROLLED[0] else ''}", where))
     for texts, colour, shift, label in ((word, OWN, -0.12, f"next word is {word}"), ("others", OTHERS, 0.12, "next word is another")):
         dots(panel, [(name, results.get("accuracy", texts, **where)) for name, where in tried], shift, colour, label)
     rows_of(panel, [name for name, _ in tried])
     panel.set(xlim=(-0.03, 1.03), xlabel="accuracy (share of texts), 95 % interval", title="Taken out of everything that is written")
-    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
 
 
 def shares(panel: Any, results: Results) -> None:
@@ -90,12 +93,12 @@ def shares(panel: Any, results: Results) -> None:
     rows_of(panel, names)
     panel.axvline(0, color="black", linewidth=0.8)
     panel.axvline(1, color="black", linewidth=0.8)
-    panel.set(xlabel="share of the nats lost without these writers, 95 % interval", title=f"What these writers do for “{word}”")
-    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, frameon=False)
+    panel.set(xlabel="share of the nats lost without them, 95 % interval", title=f"What these writers do for “{word}”")
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False)
 
 
 def _by_group(results: Results, measure: str) -> list[tuple[str, Row]]:
-    return [(row["writers"], row) for row in results.rows if row["measure"] == measure]
+    return [(row["writers"], row) for row in results.rows if row["measure"] == measure and row["filled"] == "mean"]
 
 
 def matrix(panel: Any, results: Results) -> None:
@@ -103,7 +106,11 @@ def matrix(panel: Any, results: Results) -> None:
     words = list(results.subject.forms)
     table = []
     for direction in (None, *words):
-        where = {"edit": "none"} if direction is None else {"writers": "everything", "edit": "direct path", "direction": direction}
+        where = (
+            {"edit": "none"}
+            if direction is None
+            else {"writers": "everything", "edit": "direct path", "direction": direction, "filled": "zero"}
+        )
         table.append([(results.get("accuracy", text, **where) or {"value": float("nan")})["value"] for text in words])
     panel.imshow(table, vmin=0, vmax=1, cmap="Greys_r", aspect="auto")
     for i, line in enumerate(table):
@@ -111,5 +118,5 @@ def matrix(panel: Any, results: Results) -> None:
             panel.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.5 else "white")
     panel.set_xticks(range(len(words)), words)
     panel.set_yticks(range(len(words) + 1), ["nothing", *words])
-    panel.set(xlabel="next word", ylabel="direction taken out", title="Accuracy by next word, direct path only")
+    panel.set(xlabel="next word", ylabel="direction taken out", title="Projected out, direct path only: accuracy")
     panel.spines[:].set_visible(False)

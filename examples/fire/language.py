@@ -73,7 +73,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Language:
-    """A model with the tokens that say each word (the first word is the one under study), texts to measure on, and texts to take means over."""
+    """A model, the tokens that say each word (the first is the one under study), texts to measure on, and texts to take means over."""
 
     name: str
     model: Any
@@ -89,7 +89,7 @@ class Language:
 
 
 def language(model: str | None, count: int, seed: int) -> Language:
-    """The sentence model, with `count` texts for the first word and half as many for each other one; or the model of that name, with all texts.
+    """The sentence model, with `count` texts for the first word and half as many for each other; or the model of that name, with all texts.
 
     Raises: TautomerError if the model is no GPT-2, or a word is not one of its tokens.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from examples.fire.language import Language
 from examples.fire.study import Said, Study
 from rewrite import Program
 
-
 Row = dict[str, Any]
+CONTROLLED = ("direct path", "all paths")  # the edits that are made with random directions and other words' too
+FILLED = ("zero", "mean")
+RANDOM, ANOTHER = "random", "another word"
 SHARES = {  # of what is lost, or kept, in terms of the losses under edits
     "direct / all paths": lambda loss: (loss["direct path"], loss["all paths"]),
     "needed": lambda loss: (loss["direct path"], loss["whole"]),
@@ -25,34 +28,28 @@ SHARES = {  # of what is lost, or kept, in terms of the losses under edits
 
 def interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     """The interval of the mean over texts: Wilson's if they are truth values, else the bootstrap's."""
-    stats = needed("scipy.stats")
     if np.isin(values, (0, 1)).all():
-        found = stats.binomtest(int(values.sum()), len(values)).proportion_ci(LEVEL, method="wilson")
-    else:
-        found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=seed)
-        found = found.confidence_interval
-    return float(found.low), float(found.high)
+        found = needed("scipy.stats").binomtest(int(values.sum()), len(values)).proportion_ci(LEVEL, method="wilson")
+        return float(found.low), float(found.high)
+    return resampled((values,), np.mean, seed)
 
 
 def share(part: np.ndarray, whole: np.ndarray, seed: int) -> tuple[float, float, float] | None:
-    """Mean of `part` over mean of `whole`, with its bootstrap interval over texts; None if the whole may be nothing."""
-    bootstrap = needed("scipy.stats").bootstrap
-    settings = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "rng": seed}
-    if (whole == whole[0]).all():
-        low = whole[0]
-    else:
-        low = bootstrap((whole,), np.mean, **settings).confidence_interval.low
-    if low <= 0:
+    """Mean of `part` over mean of `whole`, with its bootstrap interval over texts; None if the whole is not known to within a half."""
+    if (whole == whole[0]).all() or resampled((whole,), np.mean, seed)[0] <= max(0.0, whole.mean() / 2):
         return None
+    return float(_ratio(part, whole)), *resampled((part, whole), _ratio, seed)
 
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return a.mean(axis) / np.maximum(b.mean(axis), 1e-12)
 
-    found = float(ratio(part, whole))
-    if (part == part[0]).all() and (whole == whole[0]).all():
-        return found, found, found
-    between = bootstrap((part, whole), ratio, paired=True, vectorized=True, **settings).confidence_interval
-    return found, float(between.low), float(between.high)
+def _ratio(part: np.ndarray, whole: np.ndarray, axis: int = -1) -> np.ndarray:
+    return part.mean(axis) / np.maximum(whole.mean(axis), 1e-12)
+
+
+def resampled(values: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> tuple[float, float]:
+    """The percentile interval of a statistic over resampled texts."""
+    settings = {"n_resamples": RESAMPLES, "confidence_level": LEVEL, "method": "percentile", "rng": seed}
+    found = needed("scipy.stats").bootstrap(values, statistic, paired=len(values) > 1, vectorized=True, **settings).confidence_interval
+    return float(found.low), float(found.high)
 
 
 class Results:
@@ -78,15 +75,14 @@ class Results:
                     self.add(measure, (float(own.mean()), *interval(own, self.seed)), texts, len(own), **what)
 
     def shares(self, intact: Said, edited: dict[str, Said], **what: str) -> None:
-        """Each share, of accuracy and of log-probability, on the studied word's texts; left out where nothing is lost."""
+        """Each share, of accuracy and of log-probability, on the studied word's texts; left out where too little is lost."""
         word = self.subject.word
-        for measure in ("right", "log_probability"):
+        for measure, unit in (("right", "accuracy"), ("log_probability", "log-probability")):
             loss = {edit: (getattr(intact, measure) - getattr(said, measure))[self.of[word]] for edit, said in edited.items()}
             for name, parts in SHARES.items():
                 found = share(*parts(loss), self.seed)
                 if found:
-                    unit = "accuracy" if measure == "right" else "log-probability"
-                    self.add(f"{name} ({unit})", found, word, int(self.of[word].sum()), edit="", direction=word, filled="mean", **what)
+                    self.add(f"{name} ({unit})", found, word, int(self.of[word].sum()), edit="", direction=word, **what)
 
     def get(self, measure: str, texts: str, **what: str) -> Row | None:
         """The row of that measure and edit, if there is one."""
@@ -101,27 +97,27 @@ def mean_of(draws: Sequence[Said]) -> Said:
 
 def study_word(study: Study, results: Results, draws: int) -> None:
     """All edits of the studied word's direction, in every group of writers; random directions in the groups of many."""
-    word, intact = study.word, study.said()
+    intact = study.said()
     results.said(intact, writers="", edit="none", direction="", filled="")
-    edits = {"direct path": study.direct, "all paths": study.all_paths, "whole": study.whole, "all but direct path": study.all_but_direct}
-    for group, sites in study.writers.items():
-        edited = {name: study.said(edit, group) for name, edit in edits.items()}
+    for (group, sites), filled in product(study.writers.items(), FILLED):
+        edited = {name: study.said(edit, group, filled == "mean") for name, edit in study.edits.items()}
         for name, said in edited.items():
-            results.said(said, writers=group, edit=name, direction=word, filled="mean")
-        results.shares(intact, edited, writers=group)
-        for name in ("direct path", "all paths"):
-            results.said(study.said(edits[name], group, mean=False), writers=group, edit=name, direction=word, filled="zero")
-            if len(sites) > 1:
-                random = [study.said(study.random(results.seed + i, name == "direct path"), group) for i in range(draws)]
-                results.said(mean_of(random), writers=group, edit=name, direction=f"random, {draws} draws", filled="mean")
+            results.said(said, writers=group, edit=name, direction=study.word, filled=filled)
+        results.shares(intact, edited, writers=group, filled=filled)
+        for name in CONTROLLED if len(sites) > 1 else ():
+            random = [study.said(study.random(results.seed + i, name == "direct path"), group, filled == "mean") for i in range(draws)]
+            results.said(mean_of(random), writers=group, edit=name, direction=RANDOM, filled=filled)
 
 
-def other_words(program: Program, results: Results) -> dict[str, Standing]:
-    """What every other word's direction does when it is taken out of everything; with the verdict on each one's program."""
-    verdicts = {}
-    for word in list(results.subject.forms)[1:]:
+def other_words(program: Program, results: Results, count: int) -> dict[str, Standing]:
+    """What other words' directions do when taken out of everything, for the first `count`; with the verdict on each one's program."""
+    verdicts, found = {}, {case: [] for case in product(CONTROLLED, FILLED)}
+    for word in list(results.subject.forms)[1 : 1 + count]:
         study = Study(program, word, results.subject)
         verdicts[word] = study.standing
-        for name, edit in (("direct path", study.direct), ("all paths", study.all_paths)):
-            results.said(study.said(edit), writers="everything", edit=name, direction=word, filled="mean")
+        for (name, filled), so_far in found.items():
+            so_far.append(study.said(study.edits[name], mean=filled == "mean"))
+            results.said(so_far[-1], writers="everything", edit=name, direction=word, filled=filled)
+    for (name, filled), said in found.items() if verdicts else ():
+        results.said(mean_of(said), writers="everything", edit=name, direction=ANOTHER, filled=filled)
     return verdicts

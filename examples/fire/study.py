@@ -22,7 +22,7 @@ Setting = dict[str, dict[str, Any]]  # what gates are set to for one run
 
 
 def says(program: Program, forms: Sequence[int]) -> Any:
-    """What speaks for the tokens `forms` against the average token, as the stream must hold it to pass the final norm: an expression of weights.
+    """What speaks for the tokens `forms` against the average token, before the final norm: an expression of the weights.
 
     Shapes: [form, d_model].
     """
@@ -45,9 +45,7 @@ def split_for(program: Program, word: str, forms: Sequence[int]) -> Program:
     terms = [f"{site}/{word}{rest}" for site in sites for rest in ("", ".rest")]
     direct = [f"{term} -> {READER}" for term in terms]
     # the gates of terms come first: a path starts at what its term's gate lets through
-    return program.apply(
-        subspace.at(*sites, basis=says(program, forms), name=word), gates.at(*terms), paths.at(*direct), gates.at(*direct)
-    )
+    return program.apply(subspace.at(*sites, basis=says(program, forms), name=word), gates.at(*terms), paths.at(*direct), gates.at(*direct))
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,11 @@ class Study:
         """The word's direction is taken away from all that reads the writers."""
         return {self.term(site): _put(self.filler(self.term(site), batch, mean)) for site in sites}
 
+    def rest(self, sites: Iterable[str], batch: Batch, mean: bool) -> Setting:
+        """All but the word's direction is taken away, on the direct path alone."""
+        terms = [self.term(site, rest=True) for site in sites]
+        return {_direct(term): _put(self.filler(term, batch, mean)) for term in terms}
+
     def whole(self, sites: Iterable[str], batch: Batch, mean: bool) -> Setting:
         """All that the writers write is taken away, on all paths."""
         terms = [self.term(site, rest) for site in sites for rest in (False, True)]
@@ -135,6 +138,17 @@ class Study:
             return {_direct(t) if on_direct_path else t: {"h": 1.0, "r": -(value @ turned)} for t, value in lost.items()}
 
         return edit
+
+    @property
+    def edits(self) -> dict[str, Callable[[Iterable[str], Batch, bool], Setting]]:
+        """What is taken away, by name."""
+        return {
+            "direct path": self.direct,
+            "all paths": self.all_paths,
+            "rest": self.rest,
+            "whole": self.whole,
+            "all but direct path": self.all_but_direct,
+        }
 
     # ------------------------------------------------------------------------------------------------ answers
 
