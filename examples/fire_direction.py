@@ -109,8 +109,8 @@ def conclusion(results: Results) -> str:
             others.append(percent(results, "others", edit, direction, filled))
         lines.append(
             f"{FILLS[filled]}: where the next word is {word} the model says so in {own[0]} of texts, without the direction on the direct "
-            f"path in {own[1]}, on all paths in {own[2]}, without vectors as long in random directions in {own[3]}, without another word's in "
-            f"{own[4]}; where it is another, it is right in {', '.join(others)}."
+            f"path in {own[1]}, on all paths in {own[2]}, without vectors as long in random directions in {own[3]}, without "
+            f"another word's in {own[4]}; where it is another, it is right in {', '.join(others)}."
         )
     for group in ("all attention", "all MLPs"):
         both = [results.get(f"{name} (log-probability)", word, writers=group, filled="mean") for name in ("needed", "enough")]
