@@ -159,6 +159,9 @@ class Modular:
 
     def _by_drawn_matrix(self, i: int, a: Tensor, b: Drawn) -> Tensor:
         flat = a.reshape(-1, a.shape[-1])
+        return b.product(flat, lambda: self._drawn_product(i, flat, b)).reshape(*a.shape[:-1], b.shape[1])
+
+    def _drawn_product(self, i: int, flat: Tensor, b: Drawn) -> Tensor:
         result = torch.zeros(flat.shape[0], b.shape[1], dtype=torch.float64)
         for first, block in b.blocks():
             across = slice(first, first + block.shape[0])
@@ -169,7 +172,7 @@ class Modular:
             for left in range(0, block.shape[1], self.longest[i]):
                 some = slice(left, left + self.longest[i])
                 result[:, across] += self.tidy_long(i, flat[:, some] @ block[:, some].t())
-        return self.tidy(i, result).reshape(*a.shape[:-1], b.shape[1])
+        return self.tidy(i, result)
 
     def _doubled(self, block: Tensor) -> Tensor:
         if block.dtype == torch.float64:
