@@ -118,5 +118,5 @@ def matrix(panel: Any, results: Results) -> None:
             panel.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.5 else "white")
     panel.set_xticks(range(len(words)), words)
     panel.set_yticks(range(len(words) + 1), ["nothing", *words])
-    panel.set(xlabel="next word", ylabel="direction taken out", title="Projected out, direct path only: accuracy")
+    panel.set(xlabel="next word", ylabel="projected out, direct path only", title="Accuracy by word")
     panel.spines[:].set_visible(False)
