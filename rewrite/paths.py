@@ -14,6 +14,7 @@ from rewrite.errors import PassError
 from rewrite.records import Claim, Site
 from rewrite.run import needed
 from rewrite.splice import Splicer, reads
+from rewrite.unedited import is_unedited
 
 aten = torch.ops.aten
 SAME = (aten.alias.default, aten.clone.default, aten.contiguous.default)
@@ -68,8 +69,11 @@ def _of(products: dict[fx.Node, list[Product]], start: fx.Node, arg: Any, reader
 
 
 def _varying(nodes: Iterable[fx.Node], inputs: frozenset[str]) -> set[fx.Node]:
+    """What depends on inputs, but for what is frozen: an un-edited copy is as fixed as a weight."""
     found: set[fx.Node] = set()
     for node in sorted(nodes, key=lambda n: n._sort_key):
+        if is_unedited(node):
+            continue
         if (node.op == "placeholder" and node.name in inputs) or any(n in found for n in node.all_input_nodes):
             found.add(node)
     return found
