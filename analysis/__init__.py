@@ -2,7 +2,8 @@
 
 from analysis.agreement import Agreement, agreement
 from analysis.attribute import attribute
+from analysis.logits import direct_logit_attribution
 from analysis.standing import Standing, standing
 from analysis.table import Table
 
-__all__ = ["Agreement", "Standing", "Table", "agreement", "attribute", "standing"]
+__all__ = ["Agreement", "Standing", "Table", "agreement", "attribute", "direct_logit_attribution", "standing"]

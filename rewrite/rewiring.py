@@ -143,7 +143,9 @@ def _unedited(splicer: Splicer, bound: Bound, address: str, node: fx.Node) -> di
     """The un-edited copy of what is read, for a law that asks for it; claims about the site speak of the copy then."""
     if "unedited" not in bound.law.positional:
         return {}
-    path = next((c.site for c in splicer.claims if address in c.reads and c.site in splicer.sites and splicer.sites[c.site].kind == "path"), "")
+    path = next(
+        (c.site for c in splicer.claims if address in c.reads and c.site in splicer.sites and splicer.sites[c.site].kind == "path"), ""
+    )
     if path:
         raise PassError(f"{address}: expected a value that no path starts from, got the term of {path}. Apply this first, then the path.")
     found = unedited(splicer, node)

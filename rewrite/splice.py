@@ -319,7 +319,8 @@ class Splicer:
             replace(
                 claim,
                 bindings={
-                    name: (kind, what if kind == "member" else image(self.nodes[what]).name) for name, (kind, what) in claim.bindings.items()
+                    name: (kind, what if kind == "member" else image(self.nodes[what]).name)
+                    for name, (kind, what) in claim.bindings.items()
                 },
             )
             if term in claim.reads
