@@ -15,10 +15,11 @@ from torch import Tensor
 from rewrite import Terms, split
 
 
+Map = Callable[[Tensor], Tensor]
+
+
 @split(of="sum", name="from")
-def distribute(
-    summands: Mapping[str, Tensor], through: Callable[[Tensor], Tensor], constant: Tensor | None, *, over: str | None = None
-) -> Terms:
+def distribute(summands: Mapping[str, Tensor], through: Map, constant: Tensor | None, *, over: str | None = None) -> Terms:
     """The part of the site that comes from each summand of the sum `over` (by default the furthest one), and the constant as `bias`.
 
     A term is named after the site that wrote the summand. Shapes: summands [...]; terms as the site.

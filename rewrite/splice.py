@@ -315,16 +315,13 @@ class Splicer:
 
     def rebind_claims_of(self, term: str, image: Callable[[fx.Node], fx.Node]) -> None:
         """Makes the claims that read a term speak of what `image` says of their nodes."""
+
+        def moved(binding: tuple[str, str]) -> tuple[str, str]:
+            kind, what = binding
+            return (kind, what) if kind == "member" else (kind, image(self.nodes[what]).name)
+
         self.claims = [
-            replace(
-                claim,
-                bindings={
-                    name: (kind, what if kind == "member" else image(self.nodes[what]).name)
-                    for name, (kind, what) in claim.bindings.items()
-                },
-            )
-            if term in claim.reads
-            else claim
+            replace(claim, bindings={name: moved(binding) for name, binding in claim.bindings.items()}) if term in claim.reads else claim
             for claim in self.claims
         ]
 
