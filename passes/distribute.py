@@ -14,7 +14,6 @@ from torch import Tensor
 
 from rewrite import Terms, split
 
-
 Map = Callable[[Tensor], Tensor]
 
 

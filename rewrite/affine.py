@@ -116,9 +116,7 @@ def _advice(node: fx.Node) -> str:
     opener = OPENERS.get(_op(node))
     if opener == "norm":
         return "norm writes a norm out, freeze holds its scale fixed: apply them first."
-    if node.target is aten.mul.Tensor:
-        return "Both factors depend on the sum: freeze one of them first."
-    return "Name a site before it, or freeze it."
+    return "Freeze a value behind it, or name a site before it."
 
 
 def _bias(node: fx.Node) -> Any:

@@ -106,12 +106,12 @@ def _furthest(splicer: Splicer, end: fx.Node, varying: set[fx.Node]) -> fx.Node 
 
 def _summands(splicer: Splicer, node: fx.Node, varying: set[fx.Node]) -> dict[fx.Node, list[Product]]:
     """The summands of `node` with their coefficients; those that cancel are left out."""
-    gated = {splicer.sites[address].node for address in splicer.gates if address in splicer.sites}
+    named = {site.node for site in splicer.sites.values() if site.kind in ("term", "family", "path") or site.address in splicer.gates}
     found: dict[fx.Node, list[Product]] = {}
     waiting: list[tuple[fx.Node, Product]] = [(node, (1.0, ()))]
     while waiting:
         at, product = waiting.pop()
-        parts = None if at.name in gated else _parts(at, varying)
+        parts = None if at.name in named and at is not node else _parts(at, varying)
         if parts is None:
             found.setdefault(at, []).append(product)
             continue
