@@ -53,7 +53,6 @@ def direct_logit_attribution(
     terms = [split for split in program.splits if split.site == at and _is_distribution(split.terms, at)][-1].terms
     families = [term for term in terms if members and _summand(term, at) in program.families]
     program = _gated(program, [_summand(term, at) for term in families])
-    found = standing(program, unproved=unproved, seed=seed)
     parts: dict[str, list[Tensor]] = {}
     logits = []
     for batch in listed:
@@ -66,6 +65,7 @@ def direct_logit_attribution(
         for term in families:
             for member, value in enumerate(_of_members(program, term, _summand(term, at), batch, chosen).unbind(1)):
                 parts.setdefault(f"{term}[{member}]", []).append(value)
+    found = standing(program, unproved=unproved, seed=seed)  # takes longest, so misuse is found first
     examples = {address: torch.cat(values) for address, values in parts.items()}
     rows = [{"address": address, **_contribution(summary(values, seed))} for address, values in examples.items()]
     total = torch.cat(logits).mean().item()

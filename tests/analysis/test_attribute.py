@@ -25,7 +25,7 @@ def opened() -> tuple[nn.Module, Program]:
     """A tiny GPT-2 in float64, and its program with every gate that these tests use; proved once."""
     model, example = gpt2()
     model = model.double().requires_grad_(False)
-    return model, gated(trace(model, **example), ADDRESSES, "test")[0]
+    return model, gated(trace(model, **example), ["lm_head", *ADDRESSES], "test")[0]
 
 
 def data(*seeds: int) -> list[dict[str, Any]]:
@@ -106,16 +106,19 @@ def test_integrated_gradients_are_complete(mode: Any) -> None:
     for steps in (2, 40):
         table = attribute(program, MLP, data(0, 1), metric, mode=mode, method="integrated", steps=steps, oracle=True)
         errors.append(abs(table[MLP]["error"]))
-    assert errors[1] < 1e-3 * abs(table[MLP]["exact"])
-    assert errors[1] < errors[0]
+    assert errors[1] < errors[0] / 100  # the middles of stretches: the error falls with the square of their number
 
 
 def test_all_moved_together_share_what_ablating_all_does() -> None:
     _, program = opened()
     batch = data(0)[0]
-    table = attribute(program, [MLP, f"{HEAD}[:]"], batch, metric, method="integrated", steps=40)
     wanted = metric(program.run(batch, gates={MLP: 0.0, HEAD: 0.0})[0], batch) - metric(program(**batch), batch)
-    torch.testing.assert_close(sum(table.examples.values()), wanted, rtol=1e-3, atol=1e-6)
+    errors = []
+    for steps in (10, 40):
+        table = attribute(program, [MLP, f"{HEAD}[:]"], batch, metric, method="integrated", steps=steps)
+        errors.append((torch.stack(list(table.examples.values())).sum(0) - wanted).abs())
+    assert bool((errors[1] < errors[0] / 8).all())
+    assert bool((errors[1] < 0.01 * wanted.abs()).all())
 
 
 @pytest.mark.parametrize("mode", ["mean", "resample"])
