@@ -8,6 +8,7 @@ Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,5 +32,6 @@ def _own(
     t: Terms, summands: Mapping[str, Tensor], through: Callable[[Tensor], Tensor], constant: Tensor | None, *, over: str | None = None
 ):
     others = {name: torch.zeros_like(x) for name, x in summands.items()}  # the summands are arbitrary, so none can hide at zero
-    alone = [distribute({**others, name: x}, through, constant, over=over).named[name] for name, x in summands.items()]
-    return torch.stack([t.named[name] for name in summands]), torch.stack(alone)
+    alone: list[Any] = [distribute({**others, name: x}, through, constant, over=over).named[name] for name, x in summands.items()]
+    terms: list[Any] = [t.named[name] for name in summands]
+    return torch.stack(terms), torch.stack(alone)

@@ -21,7 +21,10 @@ from rewrite.unedited import is_unedited
 aten = torch.ops.aten
 ADDITIVE = (aten.add.Tensor, aten.sub.Tensor)
 BILINEAR = (aten.mul.Tensor, aten.matmul.default, aten.mm.default, aten.bmm.default, aten.einsum.default)  # in each tensor that it takes
-WITH_BIAS = {aten.linear.default: (0, 2, aten.linear.default), aten.addmm.default: (1, 0, aten.mm.default)}  # where x and the bias are
+WITH_BIAS: dict[Any, tuple[int, int, Any]] = {
+    aten.linear.default: (0, 2, aten.linear.default),
+    aten.addmm.default: (1, 0, aten.mm.default),
+}  # where x and the bias are
 LINEAR = frozenset(  # in their first argument
     getattr(aten, name).default
     for name in "alias clone contiguous neg reshape view permute unsqueeze expand slice select index_select flip _to_copy roll t".split()
@@ -126,7 +129,7 @@ def _bias(node: fx.Node) -> Any:
 
 def _image(node: fx.Node, images: Mapping[fx.Node, Tensor], values: Mapping[fx.Node, Any], added: bool) -> Tensor:
     """What becomes of `node`, given what became of its arguments; without `added`, of its linear part."""
-    given = list(fx.map_arg(node.args, lambda n: images[n] if n in images else values[n]))  # type: ignore[arg-type]
+    given: list[Any] = list(fx.map_arg(node.args, lambda n: images[n] if n in images else values[n]))  # type: ignore[arg-type]
     kwargs = fx.map_arg(node.kwargs, lambda n: values[n])
     if not added and node.target in WITH_BIAS:
         _, place, plain = WITH_BIAS[node.target]

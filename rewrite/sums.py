@@ -92,7 +92,7 @@ def _furthest(splicer: Splicer, end: fx.Node, varying: set[fx.Node]) -> fx.Node 
         return best or (found if isinstance(found, Skip) else Skip("no sum lies before it"))
     while True:
         frontier = {n for node in region for n in node.all_input_nodes if n in varying and is_tensor(n)} - region
-        if len(frontier) == 1 and len(_summands(splicer, *frontier, varying)) > 1:
+        if len(frontier) == 1 and len(_summands(splicer, next(iter(frontier)), varying)) > 1:
             (best,) = frontier
         latest = max(frontier, key=lambda n: n._sort_key, default=None)
         if latest is None or not is_affine(latest, varying):

@@ -76,7 +76,7 @@ def by_hand(model: Any, clean: Tensor, corrupt: Tensor, points: list[float]) -> 
 
 
 def _written(model: Any, module: nn.Module, ids: Tensor) -> Tensor:
-    kept: list[Tensor] = []
+    kept: list[Any] = []
     handle = module.register_forward_hook(lambda m, args, output: kept.append(output))
     model(ids)
     handle.remove()

@@ -1,7 +1,7 @@
 """Affine maps of sums: a term for each summand, equal to what is worked out by hand, summing to the site."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def logit_terms(name: str, *first: Any) -> Program:
 
 
 def test_terms_are_direct_logit_attributions_of_gpt2() -> None:
-    model, example, _ = traced("gpt2")
+    model, example = cast(Any, traced("gpt2")[0]), traced("gpt2")[1]
     program = logit_terms("gpt2")
     terms = program.values("lm_head/from.**", **example)
     wanted = ["transformer.wte", "transformer.wpe", *(f"transformer.h.{i}.{part}" for i in (0, 1) for part in ("attn", "mlp"))]
@@ -134,7 +134,7 @@ def test_coefficients_are_kept_and_what_cancels_is_left_out() -> None:
 
 
 def test_a_path_is_a_summand_of_its_own() -> None:
-    model, x, program = layer()
+    model, x, program = cast(Any, layer()[0]), layer()[1], layer()[2]
     program = program.apply(paths.at("attn -> ln_f@in"), distribute.at("ln_f@in"), gates.at("attn -> ln_f@in"))
     proved(program)
     program.gates["attn -> ln_f@in"].g = 0
