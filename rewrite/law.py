@@ -16,7 +16,7 @@ from torch import Tensor
 from rewrite.errors import PassError, nearest
 
 Shape = Literal["split", "reform", "rewire"]
-OPS = ("linear", "norm", "attention", "embedding")
+OPS = ("linear", "norm", "attention", "embedding", "sum")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, distribute, freeze, gates, heads, neurons, norm, paths, subspace, surrogate
 from rewrite import PassError, Program, trace
 from tests.models import HEADS, HIDDEN, WIDTH
 from tests.passes.checking import assert_close, draw, logits, proved, sae, traced, transcoder
@@ -78,6 +78,20 @@ TABLE: dict[tuple[str, str, str], int | str] = {
     ("gates", "mixtral", "model.norm"): 1,
     ("gates", "bert", "bert.embeddings"): 1,
     ("gates", "gpt2", "transformer.wte@in"): "floating point",
+    ("freeze", "gpt2", f"{GPT2}.attn"): 2,
+    ("freeze", "llama", "**.*layernorm"): 4,
+    ("freeze", "mixtral", f"{LLAMA}.mlp"): 2,
+    ("freeze", "bert", "bert.embeddings"): 1,
+    ("freeze", "gpt2", "transformer.wte@in"): "nothing upstream moves",
+    ("distribute", "gpt2", "transformer.ln_f@in"): 1,
+    ("distribute", "gpt2", f"{GPT2}"): 2,
+    ("distribute", "gpt2", "lm_head"): "layer_norm",
+    ("distribute", "gpt2", f"{GPT2}.mlp"): "no sum lies before it",
+    ("distribute", "llama", "model.norm@in"): 1,
+    ("distribute", "llama", "lm_head"): "is not affine",
+    ("distribute", "mixtral", "model.norm@in"): 1,
+    ("distribute", "bert", "bert.encoder.layer.*.output.LayerNorm@in"): 2,
+    ("distribute", "bert", "bert.encoder.layer.*.output"): "layer_norm",
 }
 
 BIND: dict[str, Any] = {
@@ -90,6 +104,8 @@ BIND: dict[str, Any] = {
     "norm": norm.at,
     "paths": paths.at,
     "gates": gates.at,
+    "freeze": freeze.at,
+    "distribute": distribute.at,
 }
 
 
