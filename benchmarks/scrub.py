@@ -96,7 +96,14 @@ def main(n: int = N) -> None:
     program = rewritten(traced)
     hypothesis = hypothesis_2b()
     copies = unshared(program, hypothesis)
-    job = Job(program, {"": copies}, data, lambda out, batch: torch.nn.functional.cross_entropy(out, batch["labels"], reduction="none"), None, MEMORY)
+    job = Job(
+        program,
+        {"": copies},
+        data,
+        lambda out, batch: torch.nn.functional.cross_entropy(out, batch["labels"], reduction="none"),
+        None,
+        MEMORY,
+    )
     reference = job.reference(n, SEED)
     drawn = draw(hypothesis, reference, data, SEED)
     every = torch.cat([batch["input_ids"] for batch in drawn.batches.values()])

@@ -105,7 +105,9 @@ class Law:
         if not where:
             raise PassError(f"{self.name}.at: expected at least one address, got none. List them with program.sites().")
         defaults = {key: default for key, default in self.keywords.items() if default is not inspect.Parameter.empty}
-        flat = tuple(item for one in where for item in ([one] if isinstance(one, str) else one.items() if isinstance(one, Mapping) else one))
+        flat = tuple(
+            item for one in where for item in ([one] if isinstance(one, str) else one.items() if isinstance(one, Mapping) else one)
+        )
         return Bound(self, flat, name, {**defaults, **arguments})
 
 

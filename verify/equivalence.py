@@ -199,7 +199,10 @@ class Job:
         """The second program; copies of inputs take the originals' values, or with `apart` values of their own."""
         exact = self.exact_constants if exact_constants is None else exact_constants
         matching = self.sides.matching
-        named = {y: self.a.leaves[x].name for x, y in (*((x, y) for x, y in matching.inputs.items()), *((x, y) for y, x in matching.copies.items()))}
+        named = {
+            y: self.a.leaves[x].name
+            for x, y in (*((x, y) for x, y in matching.inputs.items()), *((x, y) for y, x in matching.copies.items()))
+        }
         roles: dict[str, Role] = {self.b.leaves[node].name: self.roles[name] for node, name in named.items() if name in self.roles}
         own, labels = self.sides.of_b(case), matching.b
         if apart:

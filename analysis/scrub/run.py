@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from analysis.data import arguments, batches, joined, measured
 from analysis.data import inputs as own_inputs
@@ -151,7 +152,7 @@ class Job:
             wide = torch.cat([here, here[-1:].expand(fixed - len(here))]) if fixed else here
             with torch.no_grad():
                 output = program.run(_arguments(program, {name: _cut(batch, wide) for name, batch in one.batches.items()}))[0]
-            output = torch.utils._pytree.tree_map(lambda leaf, n=len(here): leaf[:n] if isinstance(leaf, Tensor) else leaf, output)
+            output = _first(output, len(here)) if len(wide) > len(here) else output
             batch = _cut(reference, here)
             losses.append(measured(self.loss, output, batch, len(here), "loss").detach().cpu())
             right = self._right(output, batch)
@@ -165,8 +166,9 @@ class Job:
         if self.correct is not None:
             return self.correct(output, batch).double()
         labels = batch.get("labels")
-        fits = isinstance(output, Tensor) and isinstance(labels, Tensor) and output.dim() == 2 and labels.shape == output.shape[:1]
-        return (output.argmax(-1) == labels.to(output.device)).double() if fits else None
+        if not isinstance(output, Tensor) or not isinstance(labels, Tensor) or output.dim() != 2 or labels.shape != output.shape[:1]:
+            return None
+        return (output.argmax(-1) == labels.to(output.device)).double()
 
 
 def _cut(batch: Batch, picked: Tensor) -> dict[str, Any]:
@@ -189,10 +191,18 @@ def _arguments(program: Program, drawn: Mapping[str, Batch]) -> dict[str, Any]:
     return found
 
 
+def _first(output: Any, count: int) -> Any:
+    """The first rows of every tensor of an output."""
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, output)
+
+
 def _joined_outputs(outputs: list[Any]) -> Any:
-    flat = [torch.utils._pytree.tree_flatten(output) for output in outputs]
-    leaves = [torch.cat(list(parts)) if isinstance(parts[0], Tensor) and parts[0].dim() else parts[0] for parts in zip(*(f[0] for f in flat), strict=True)]
-    return torch.utils._pytree.tree_unflatten(leaves, flat[0][1])
+    flat = [tree_flatten(output) for output in outputs]
+    leaves = [
+        torch.cat(list(parts)) if isinstance(parts[0], Tensor) and parts[0].dim() else parts[0]
+        for parts in zip(*(f[0] for f in flat), strict=True)
+    ]
+    return tree_unflatten(leaves, flat[0][1])
 
 
 @contextmanager
@@ -234,7 +244,7 @@ def bytes_a_row(program: Program) -> int:
 
 def _sizes(program: Program) -> dict[Any, int]:
     """The example's sizes by symbol, with one row."""
-    values = torch.utils._pytree.tree_leaves(program.example)
+    values = tree_leaves(program.example)
     nodes = [program.nodes[node] for node, leaf in program.leaves.items() if leaf.kind == "input" and not leaf.copy_of]
     found: dict[Any, int] = {}
     for value, node in zip(values, nodes, strict=True):

@@ -18,7 +18,7 @@ Drawn = Tensor | Batch  # rows of the data, or examples made up on the fly
 class Sampler(Protocol):
     """Draws one example of `data` for each of `parent`, all of an example's arrays together: row numbers, or a batch of its own."""
 
-    def __call__(self, parent: Batch, data: Batch, generator: torch.Generator) -> Drawn:
+    def __call__(self, parent: Batch, data: Batch, generator: torch.Generator, /) -> Drawn:
         """The draw."""
         ...
 

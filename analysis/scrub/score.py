@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from analysis.scrub.hypothesis import Hypothesis
 from analysis.scrub.samplers import Batch, rows
@@ -119,8 +120,11 @@ class Result:
             return ((by_seed if len(held) == seeds else np.full((RESAMPLES, len(held)), 1 / len(held))) @ held * by_example).sum(1)
 
         with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = np.nanpercentile(figure(resampled), [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-        value = figure(lambda loss: loss.mean().item())
+            found = np.asarray(figure(resampled), dtype=float)
+        known = found[np.isfinite(found)]
+        low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if known.size else (np.nan, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = figure(lambda loss: np.float64(loss.mean().item()))
         return Interval(float(value), float(low), float(high))
 
     # Example by example
@@ -155,14 +159,14 @@ def constant_model(output: Any, batch: Batch, loss: Callable[[Any, Batch], Tenso
     Of several values of the output, those that are floats of one row an example are constant, the others as they are.
     """
     count = rows(batch)
-    leaves, spec = torch.utils._pytree.tree_flatten(output)
+    leaves, spec = tree_flatten(output)
     free = [isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (count,) for leaf in leaves]
     means = [leaf.double().mean(0).requires_grad_() for leaf, is_free in zip(leaves, free, strict=True) if is_free]
 
     def measured() -> Tensor:
         values = iter(means)
         wide = [next(values).expand(leaf.shape).to(leaf.dtype) if is_free else leaf for leaf, is_free in zip(leaves, free, strict=True)]
-        return loss(torch.utils._pytree.tree_unflatten(wide, spec), batch).double()
+        return loss(tree_unflatten(wide, spec), batch).double()
 
     with torch.enable_grad():
         if not means or not measured().requires_grad:

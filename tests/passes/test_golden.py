@@ -2,7 +2,7 @@
 
 import pytest
 
-from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, gates, heads, inputs, neurons, norm, paths, subspace, surrogate
 from tests.passes.checking import check_golden, draw, layer, sae, transcoder
 
 AFTER = {
@@ -15,6 +15,7 @@ AFTER = {
     "norm": lambda: norm.at("ln_f"),
     "paths": lambda: paths.at("attn -> ln_f@in"),
     "gates": lambda: gates.at("mlp"),
+    "inputs": lambda: inputs.at({"c": "attn@in@[:, 1] ~> attn -> ln_f@in"}),
 }
 
 

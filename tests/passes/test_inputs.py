@@ -294,7 +294,10 @@ def test_integer_inputs_masks_and_three_layers_are_proved() -> None:
 
 def test_another_architecture_is_proved() -> None:
     program = traced("gpt2")[2].apply(heads.at("transformer.h.*.attn"))
-    sets = {"a": "transformer.h.0.attn/head[1] -> transformer.ln_f@in", "b": "transformer.h.0.mlp ~> transformer.h.1.attn@in ~> transformer.ln_f@in"}
+    sets = {
+        "a": "transformer.h.0.attn/head[1] -> transformer.ln_f@in",
+        "b": "transformer.h.0.mlp ~> transformer.h.1.attn@in ~> transformer.ln_f@in",
+    }
     proved(program.apply(inputs.at(sets)))
 
 
@@ -306,7 +309,11 @@ def test_a_node_is_there_once_for_each_assignment_of_copies() -> None:
     one = program.apply(inputs.at({"c": "attn/head[0] -> ln_f@in"}))
     two = program.apply(inputs.at({"c": ["attn/head[0] -> ln_f@in", "mlp ~> ln_f@in"]}))
     targets = lambda p, op: sum(n.target is op and n in live(p) for n in p.graph.nodes)  # noqa: E731
-    softmax = torch.ops.aten._softmax.default if any(n.target is torch.ops.aten._softmax.default for n in one.graph.nodes) else torch.ops.aten.softmax.int
+    softmax = (
+        torch.ops.aten._softmax.default
+        if any(n.target is torch.ops.aten._softmax.default for n in one.graph.nodes)
+        else torch.ops.aten.softmax.int
+    )
     assert targets(program, softmax) == 1
     assert targets(one, softmax) == 2  # the original, and the copy's for head 0
     assert targets(two, softmax) == 2  # the MLP's path reads the same copy through the same node
@@ -395,10 +402,16 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         r"paths '.*' \(c\) and '.*' \(d\): expected paths that do not overlap, got two that share one through .*attn/head",
     ),
     "one end": ({"c": "ln_f@in", "d": "ln_f@in"}, r"expected paths that do not overlap"),
-    "the order": ({"c": "mlp ~> attn@in ~> ln_f@in"}, r"expected a way ~> from mlp to attn@in, got none\. Stops are named from upstream on"),
+    "the order": (
+        {"c": "mlp ~> attn@in ~> ln_f@in"},
+        r"expected a way ~> from mlp to attn@in, got none\. Stops are named from upstream on",
+    ),
     "not direct": ({"c": "attn@in -> ln_f@in"}, r"expected a way -> from attn@in to ln_f@in, got none\. Go on with ~>, or open it"),
     "cut off": ({"c": "attn ~> mlp@in !attn ~> ln_f@in"}, r"to mlp@in clear of attn, got none"),
-    "no site": ({"c": "attm ~> ln_f@in"}, r"expected stops of the program, got attm\. no site matches 'attm'.*Nearest: 'attn'.*\n    attm ~> ln_f@in\n    \^"),
+    "no site": (
+        {"c": "attm ~> ln_f@in"},
+        r"expected stops of the program, got attm\. no site matches 'attm'.*Nearest: 'attn'.*\n    attm ~> ln_f@in\n    \^",
+    ),
     "no family": ({"c": "mlp ~> attn[0] ~> ln_f@in"}, r"attn\[0\]: expected a family.*\n    mlp ~> attn\[0\] ~> ln_f@in\n           \^"),
     "no member": ({"c": "attn/head[2] ~> ln_f@in"}, r"expected a member from 0 to 1, got 2"),
     "no position": ({"c": "attn@in@[:, 3] ~> ln_f@in"}, r"expected entries of axis 1, which has 3, got none"),
