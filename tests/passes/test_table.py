@@ -75,7 +75,11 @@ TABLE: dict[tuple[str, str, str], int | str] = {
     ("paths", "gpt2", "transformer.h.0.mlp -> lm_head@in"): "The pass norm opens it",
     ("inputs", "gpt2", "transformer.h.*.mlp -> transformer.ln_f@in"): 1,
     ("inputs", "gpt2", "transformer.h.0.mlp ~> lm_head@in"): 1,
-    ("inputs", "gpt2", "transformer.h.0.mlp -> lm_head@in"): "expected a way -> from transformer.h.0.mlp to lm_head@in, got none. Go on with",
+    (
+        "inputs",
+        "gpt2",
+        "transformer.h.0.mlp -> lm_head@in",
+    ): "expected a way -> from transformer.h.0.mlp to lm_head@in, got none. Go on with",
     ("inputs", "llama", "model.layers.0.self_attn ~> model.layers.1.mlp@in@[:, -1] ~> model.norm@in"): 1,
     ("inputs", "mixtral", "model.layers.0.mlp -> model.norm@in"): 1,
     ("inputs", "bert", "bert.encoder.layer.0.output ~> bert.encoder.layer.1.attention@in !bert.encoder.layer.1.output"): 1,
