@@ -8,7 +8,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow wheel bench clean
+.PHONY: help demo test test-slow wheel bench sizes clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,10 @@ test-slow: $(VENV)/.installed-dev ## the suites that take minutes
 bench: $(VENV)/.installed-dev ## seconds and ratios, one thread
 	$(BIN)/python -m benchmarks.gpt2
 	$(BIN)/python -m benchmarks.splits
+
+sizes: $(VENV)/.installed-dev ## proofs at real widths, without weights; a proof against a plain forward
+	$(BIN)/python -m benchmarks.llama 8b
+	$(BIN)/python -m benchmarks.certificate
 
 clean: ## removes the virtual environment and build products
 	rm -rf $(VENV) build dist *.egg-info

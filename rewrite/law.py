@@ -35,6 +35,18 @@ class ClaimLaw:
     member: str | None  # the argument that stands for an arbitrary member of the first family
 
 
+@dataclass(frozen=True)
+class IdentityLaw:
+    """An identity as written next to its pass: `function(law, **symbols)` returns two sides, arrays of sympy expressions.
+
+    `like` says what each argument is: symbols of that shape for a tuple (in a mapping too), else the value itself.
+    """
+
+    sentence: str
+    function: Callable[..., Any]
+    like: Mapping[str, Any]
+
+
 @dataclass(eq=False)
 class Law:
     """A decomposition, callable as the plain function that it is; `.at(address, ...)` makes it a pass."""
@@ -46,6 +58,7 @@ class Law:
     callables: tuple[str, ...] = ()  # keyword arguments that are functions themselves, not functions of the site
     guards: list[Callable[..., Any]] = field(default_factory=list)
     claims: list[ClaimLaw] = field(default_factory=list)
+    identities: list[IdentityLaw] = field(default_factory=list)
     preparation: Callable[..., dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +98,23 @@ class Law:
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.claims.append(ClaimLaw(sentence, function, member))
+            return function
+
+        return register
+
+    def identity(self, sentence: str, **like: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Registers an identity for all numbers, at the small shapes `like`; `verify.identities` proves it.
+
+        The decorated function takes (law, then arrays of symbols) and returns two sides; `law(...)` is this law's own function on symbols.
+        Raises: PassError when used without its sentence.
+        """
+        if not isinstance(sentence, str):
+            raise PassError(
+                f"{self.name}.identity: expected the identity in words, got {type(sentence).__name__}. Write @{self.name}.identity('...')."
+            )
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.identities.append(IdentityLaw(sentence, function, like))
             return function
 
         return register
