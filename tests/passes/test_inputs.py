@@ -1,6 +1,7 @@
 """Copies of inputs: what they reach and what not, against hand-written code and a walk over every single path; claims and their mutants."""
 
 import itertools
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from analysis.demo import load_balancer, strings, tokens
 from passes import direction, gates, heads, inputs, neurons, paths
-from rewrite import InputError, PassError, Program, load, trace
+from rewrite import FileError, InputError, PassError, Program, load, trace
 from rewrite.places import Region, here
 from rewrite.routes import parse_route
 from rewrite.run import needed
@@ -157,7 +158,10 @@ def test_values_are_those_of_hand_written_code(case: str) -> None:
 # ------------------------------------------------------------------------------------------------ proofs
 
 
-@pytest.mark.parametrize("case", SETS)
+QUICK = ("a position of a member", "clear of a site", "a part of a part", "the input itself")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in SETS])
 def test_it_is_proved_and_so_are_its_claims(case: str) -> None:
     report = proved(split_layer()[2].apply(inputs.at(SETS[case])))
     said = {line.sentence for line in report.claims}
@@ -292,6 +296,7 @@ def test_integer_inputs_masks_and_three_layers_are_proved() -> None:
             assert not torch.equal(copies.run({"input_ids": ids, f"input_ids@{copy}": other})[0], program(ids))
 
 
+@pytest.mark.slow
 def test_another_architecture_is_proved() -> None:
     program = traced("gpt2")[2].apply(heads.at("transformer.h.*.attn"))
     sets = {
@@ -391,6 +396,31 @@ def test_copies_survive_saving_moving_and_exporting(tmp_path: Any) -> None:
         assert torch.equal(module(x, **{name.replace("@", "__"): value for name, value in values.items() if "@" in name}), wanted)
     assert [(claim.sentence, claim.swaps) for claim in again.claims] == [(claim.sentence, claim.swaps) for claim in copies.claims]
     proved(again)
+
+
+SPOILT: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a copy of nothing": (lambda p: p["leaves"][-1].__setitem__(4, "y"), r"expected copies of the model's own inputs, got 'x@c'"),
+    "a copy that is a weight": (lambda p: p["leaves"][0].append("x"), r"expected copies of the model's own inputs"),
+    "a swap of no node": (
+        lambda p: p["claims"][-1]["swaps"].update(nothing={}),
+        r"expected swaps of placeholders bound to nodes, got 'nothing'",
+    ),
+    "a swap of another shape": (
+        lambda p: next(iter(p["claims"][-1]["swaps"].values())).update(attn_q_bias="node_x"),
+        r"expected values of one shape and type for each other",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_spoilt_copies_are_not_loaded(case: str, tmp_path: Any) -> None:
+    spoil, message = SPOILT[case]
+    split_layer()[2].apply(inputs.at({"c": "mlp -> ln_f@in"})).save(tmp_path / "p")
+    record = json.loads((tmp_path / "p" / "program.json").read_text())
+    spoil(record["program"])
+    (tmp_path / "p" / "program.json").write_text(json.dumps(record))
+    with pytest.raises(FileError, match=message):
+        load(tmp_path / "p")
 
 
 # ------------------------------------------------------------------------------------------------ errors
