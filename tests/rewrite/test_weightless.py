@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.verify.mutants import mutants
 from torch import Tensor, nn
 
 from passes import direction, heads
 from rewrite import TraceError, trace, weightless
 from tests.models import TRANSFORMERS
-from tests.verify.mutants import mutants
 from verify import Verdict, equivalence
 
 
