@@ -7,6 +7,7 @@ Source: Chan et al. 2022, "Causal scrubbing: a method for rigorously testing int
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,14 +25,14 @@ def inputs(read: Tensor, own: Tensor, here: Tensor) -> Tensor:
 
 @inputs.identity("there, it is the copy's", read=(2,), own=(2,))
 def _there(law: Any, read: Any, own: Any):
-    return law(read, own, torch.tensor([True, False]))[:1], own[:1]
+    return law(read, own, np.array([True, False]))[:1], own[:1]
 
 
 @inputs.identity("elsewhere, it is what it was", read=(2,), own=(2,))
 def _elsewhere(law: Any, read: Any, own: Any):
-    return law(read, own, torch.tensor([True, False]))[1:], read[1:]
+    return law(read, own, np.array([True, False]))[1:], read[1:]
 
 
 @inputs.identity("where both are equal, it is what it was", read=(2,))
 def _equal(law: Any, read: Any):
-    return law(read, read, torch.tensor([True, False])), read
+    return law(read, read, np.array([True, False])), read
