@@ -18,6 +18,7 @@ from rewrite.records import Step
 from rewrite.rewiring import rewire_addresses, rewire_at
 from rewrite.splice import Splicer
 from rewrite.terms import Family, Skip, Terms, taking_notes
+from rewrite.unshare import unshare
 
 if TYPE_CHECKING:
     from rewrite.program import Program
@@ -35,9 +36,9 @@ def apply(program: Program, passes: Sequence[Bound]) -> Program:
         if not isinstance(bound, Bound):
             advice = "Unpack it: apply(*passes)." if isinstance(bound, list | tuple) else "Bind the law with .at."
             raise PassError(f"apply: expected passes such as direction.at(address, d=d), got {type(bound).__name__}. {advice}")
-        applied: list[str] = []
+        applied: list[str] = unshare(splicer, bound) if "here" in bound.law.positional else []
         skipped: dict[str, str] = {}
-        for address in addresses(splicer, bound):
+        for address in [] if applied else addresses(splicer, bound):
             outcome = apply_at(splicer, bound, address, cache)
             if isinstance(outcome, Skip):
                 skipped[address] = outcome.reason

@@ -191,14 +191,14 @@ def _value_named(splicer: Splicer, found: Arguments, site: Site, name: str, *, f
     if first:
         return found.add(splicer.nodes[site.node])
     module = module_of(site.address)
-    for address in (f"{module}@in:{name}", f"{module}@in"):
+    for address in (f"{module}@in:{name}", f"{module}@in", f"@in:{name}"):  # the module's own input, or the model's
         if address in splicer.sites and (name == "x" or address.endswith(f":{name}")):
             read = splicer.sites[address]
             node = splicer.nodes[read.node]
             if read.scope is not None and read.node != site.node:
                 found.inside[node] = read.scope
             return found.add(node)
-    inputs = [a.partition("@in:")[2] for a in splicer.sites if a.startswith(f"{module}@in:")]
+    inputs = [a.partition("@in:")[2] for a in splicer.sites if a.startswith((f"{module}@in:", "@in:"))]
     raise SiteError(f"{site.address}: expected a module input called {name!r}, got {inputs or 'none'}. Use x for the first tensor.")
 
 

@@ -21,16 +21,24 @@ def bind(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     Raises: InputError for missing or unknown arguments, or values whose dtype, device or shape does not fit.
     """
     calling = program.calling
-    flat, spec = tree_flatten((args, dict(kwargs)))
+    copies = {leaf.name: (node, leaf.copy_of) for node, leaf in program.leaves.items() if leaf.copy_of}
+    given = {name: value for name, value in kwargs.items() if name in copies}
+    kwargs = {name: value for name, value in kwargs.items() if name not in copies}
+    flat, spec = tree_flatten((args, kwargs))
     if spec != calling.in_spec:
         flat, spec = tree_flatten(_as_in_example(program, args, kwargs))
     if spec != calling.in_spec:
         raise InputError(f"{program.header.model}: expected inputs nested like the example's, got another structure. See program.example.")
     sizes: dict[str, tuple[int, str]] = {}
-    inputs = [(name, leaf) for name, leaf in program.leaves.items() if leaf.kind == "input"]
+    inputs = [(name, leaf) for name, leaf in program.leaves.items() if leaf.kind == "input" and not leaf.copy_of]
     for value, (name, leaf) in zip(flat, inputs, strict=True):
         _check(program, program.nodes[name].meta.get("val"), leaf.name, value, sizes)
-    return {name: value for value, (name, _) in zip(flat, inputs, strict=True)}
+    found = {name: value for value, (name, _) in zip(flat, inputs, strict=True)}
+    originals = {leaf.name: name for name, leaf in inputs}
+    for name, (node, original) in copies.items():
+        found[node] = given.get(name, found[originals[original]])
+        _check(program, program.nodes[node].meta.get("val"), name, found[node], sizes)
+    return found
 
 
 def _as_in_example(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -42,7 +50,8 @@ def _as_in_example(program: Program, args: tuple[Any, ...], kwargs: Mapping[str,
     missing = [name for name in wanted if name not in given]
     if extra or missing or len(args) > len(names):
         problem = f"{extra[0]!r}" if extra else f"no {missing[0]!r}" if missing else f"{len(args)} positional arguments"
-        advice = (nearest(extra[0], wanted) if extra else "") or " Trace with an example that has them."
+        copies = [leaf.name for leaf in program.leaves.values() if leaf.copy_of]
+        advice = (nearest(extra[0], [*wanted, *copies]) if extra else "") or " Trace with an example that has them."
         raise InputError(f"{program.header.model}: expected the arguments of the example, {wanted}, got {problem}.{advice}")
     return tuple(given[name] for name in names[: len(example_args)]), {name: given[name] for name in example_kwargs}
 

@@ -27,6 +27,7 @@ from torch.export.graph_signature import (
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_flatten
 
+from rewrite.call import bind
 from rewrite.capture import fake_mode
 from rewrite.errors import FileError, PassError
 from rewrite.program import Program
@@ -157,6 +158,10 @@ def exported_program(program: Program, made: Lifted, gates: str) -> ExportedProg
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, _argument(value), None) for value in made.graph.output_node().args[0]]  # type: ignore[union-attr]
     in_spec = program.calling.in_spec
     args, kwargs = program.example
+    copies = _copies(program, made)
+    if copies:
+        kwargs = {**kwargs, **copies}
+        in_spec = tree_flatten((args, kwargs))[1]
     if gates == "inputs":
         kwargs = {**kwargs, **{leaf.name: made.tensors[leaf.name] for leaf in made.leaves.values() if leaf.kind == "gate"}}
         _move_gates_behind_inputs(made)
@@ -179,6 +184,17 @@ def exported_program(program: Program, made: Lifted, gates: str) -> ExportedProg
         example_inputs=(args, kwargs),
         constants=constants,
     )
+
+
+def _copies(program: Program, made: Lifted) -> dict[str, Any]:
+    """The copies of inputs as arguments of their own, `input_ids__name`, at the example's values."""
+    values = bind(program, *program.example)
+    taken = {leaf.name for leaf in made.leaves.values()} | set(program.calling.parameters)
+    return {
+        _unused(re.sub(r"\W", "_", leaf.name.replace("@", "__")), taken): values[node]
+        for node, leaf in program.leaves.items()
+        if leaf.copy_of
+    }
 
 
 def _move_gates_behind_inputs(made: Lifted) -> None:

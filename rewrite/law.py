@@ -120,7 +120,7 @@ class Law:
         return register
 
     def at(self, *where: Any, name: str | None = None, **arguments: Any) -> Bound:
-        """This law as a pass: at the sites `where` (addresses, globs, lists of them), its terms called `name`.
+        """This law as a pass: at the sites `where` (addresses, globs, lists of them, or a dict of paths), its terms called `name`.
 
         Raises: PassError for an argument that the law does not have, or a missing one.
         """
@@ -135,7 +135,9 @@ class Law:
         if not where:
             raise PassError(f"{self.name}.at: expected at least one address, got none. List them with program.sites().")
         defaults = {key: default for key, default in self.keywords.items() if default is not inspect.Parameter.empty}
-        flat = tuple(item for one in where for item in ([one] if isinstance(one, str) else list(one)))
+        flat = tuple(
+            item for one in where for item in ([one] if isinstance(one, str) else one.items() if isinstance(one, Mapping) else one)
+        )
         return Bound(self, flat, name, {**defaults, **arguments})
 
 
@@ -144,7 +146,7 @@ class Bound:
     """A law with its addresses and arguments: what `program.apply` takes."""
 
     law: Law
-    where: tuple[str, ...]
+    where: tuple[Any, ...]  # addresses; of a law that makes copies of inputs, (copy, paths)
     name: str | None
     arguments: Mapping[str, Any]
 

@@ -193,7 +193,7 @@ def _fake(leaf: Leaf, given: Any, tensor: Tensor | None, sizes: Sizes, where: st
 
 
 def _check_calling(program: Program, where: str) -> None:
-    calling, inputs = program.calling, sum(leaf.kind == "input" for leaf in program.leaves.values())
+    calling, inputs = program.calling, sum(leaf.kind == "input" and not leaf.copy_of for leaf in program.leaves.values())
     counts = (calling.in_spec.num_leaves, calling.out_spec.num_leaves, len(calling.outputs))
     if counts != (inputs, len(program.outputs), len(program.outputs)):
         raise bad(where, f"as many inputs and outputs as its calling convention: {counts[:2]}", (inputs, len(program.outputs)))

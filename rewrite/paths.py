@@ -12,6 +12,7 @@ from torch import fx
 from rewrite.capture import Captured
 from rewrite.errors import PassError
 from rewrite.records import Claim, Site
+from rewrite.routes import parse_route, pointed
 from rewrite.run import needed
 from rewrite.splice import Splicer, reads
 from rewrite.unedited import is_unedited
@@ -177,15 +178,25 @@ def _carriers(splicer: Splicer, start: fx.Node, ends: set[fx.Node]) -> set[fx.No
     return {node for node, found in products.items() if found and node is not start}
 
 
+def scales(node: fx.Node, argument: fx.Node, varying: set[fx.Node]) -> bool:
+    """True if what `argument` holds goes through `node` by an add or a scaling."""
+    return bool(_products(node, lambda arg: [(1.0, ())] if arg is argument else [], varying))
+
+
 def split_path(address: str) -> tuple[str, str]:
     """The term and the reader of a path address `t -> r`.
 
     Raises: PassError if it is not one.
     """
-    ends = [end.strip() for end in address.split("->")]
-    if len(ends) != 2 or not all(ends) or "~" in address or "!" in address:
-        raise PassError(f"path {address!r}: expected 'term -> reader', got something else. Write e.g. 'h.9.mlp/fire -> ln_f@in'.")
-    return ends[0], ends[1]
+    route = parse_route(address)
+    if len(route.stops) != 2:
+        where = route.places[2] if len(route.stops) > 2 else len(address)
+        found = f"{len(route.stops)} stops" if len(route.stops) > 2 else "one site"
+        raise pointed(address, where, "'term -> reader'", found, "Write e.g. 'h.9.mlp/fire -> ln_f@in'.")
+    if route.hops[0].kind != "->" or route.hops[0].avoid or not all(stop.whole for stop in route.stops):
+        advice = "The pass inputs takes ~>, !site, members and positions: inputs.at({'copy': path})."
+        raise pointed(address, address.find("~>") if "~>" in address else route.places[0], "'term -> reader'", f"'{route}'", advice)
+    return route.stops[0].text, route.stops[1].text
 
 
 def path_claim(splicer: Splicer, address: str, found: Additive, law: Captured, coefficient: Any, step: int) -> Claim:

@@ -13,16 +13,20 @@ from torch import Tensor, fx
 from torch.utils._pytree import TreeSpec
 
 LeafKind = Literal["parameter", "buffer", "constant", "gate", "input"]
-SiteKind = Literal["output", "input", "term", "family", "part", "path"]
+SiteKind = Literal["output", "input", "term", "family", "part", "path", "copy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One placeholder: where its value comes from, under the model's own name (`lm_head.weight`, `input_ids`)."""
+    """One placeholder: where its value comes from, under the model's own name (`lm_head.weight`, `input_ids`).
+
+    A copy of an input (`input_ids@name`) says whose copy it is; a call that does not give it gives it the original's value.
+    """
 
     kind: LeafKind
     name: str
     persistent: bool = True  # False for a buffer that is not in the state dict
+    copy_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Claim:
 
     `bindings` says what each placeholder of `graph` is: ("node", name), ("fresh", like-name) for an independent value shaped like
     a node, or ("member", family address) for the 0-d integer index of an arbitrary member. `reads` are the terms it speaks of.
+    `swaps`: a placeholder named there is its node computed once more by the program, with other placeholders' values in the place of
+    some nodes (node name -> placeholder); the nodes that the claim binds otherwise are held.
     """
 
     sentence: str
@@ -81,6 +87,7 @@ class Claim:
     graph: fx.Graph
     bindings: dict[str, tuple[str, str]]
     reads: tuple[str, ...]
+    swaps: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,8 @@ def _encode_claims(claims: tuple[Claim, ...]) -> dict[str, Any]:
             graphs[id(claim.graph)] = len(graphs)
             written.append(encode_graph(claim.graph))
         row = {"sentence": claim.sentence, "site": claim.site, "step": claim.step, "reads": list(claim.reads)}
-        rows.append({**row, "graph": graphs[id(claim.graph)], "bindings": claim.bindings})
+        swaps = {"swaps": claim.swaps} if claim.swaps else {}
+        rows.append({**row, "graph": graphs[id(claim.graph)], "bindings": claim.bindings, **swaps})
     return {"claims": rows, "claim_graphs": written}
 
 

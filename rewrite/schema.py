@@ -189,7 +189,7 @@ def _tags(scope: Any, where: str) -> tuple[str, ...]:
 
 def encode_leaves(leaves: dict[str, Leaf]) -> list[Any]:
     """The JSON form of a program's leaves."""
-    return [[node, leaf.kind, leaf.name, leaf.persistent] for node, leaf in leaves.items()]
+    return [[node, leaf.kind, leaf.name, leaf.persistent, *([leaf.copy_of] if leaf.copy_of else [])] for node, leaf in leaves.items()]
 
 
 def decode_leaves(record: Any, where: str) -> dict[str, Leaf]:
@@ -200,13 +200,18 @@ def decode_leaves(record: Any, where: str) -> dict[str, Leaf]:
     leaves: dict[str, Leaf] = {}
     last = 0
     for row in take(record, "leaves", list, where):
-        if not (isinstance(row, list) and len(row) == 4 and all(isinstance(part, str) for part in row[:3]) and isinstance(row[3], bool)):
-            raise bad(where, "leaves as [node, kind, name, persistent]", row)
-        node, kind, name, persistent = row
+        texts = [*row[:3], *row[4:]] if isinstance(row, list) and len(row) in (4, 5) else [None]
+        if not (all(isinstance(part, str) for part in texts) and isinstance(row[3], bool)):
+            raise bad(where, "leaves as [node, kind, name, persistent], of a copy also the original's name", row)
+        node, kind, name, persistent = row[:4]
         if kind not in LEAF_KINDS or LEAF_KINDS.index(kind) < last:
             raise bad(where, f"leaves in the order {', '.join(LEAF_KINDS)}", row)
         last = LEAF_KINDS.index(kind)
-        leaves[node] = Leaf(kind, name, persistent)
+        leaves[node] = Leaf(kind, name, persistent, *row[4:])
     if len({leaf.name for leaf in leaves.values()}) != len(record["leaves"]):
         raise bad(where, "leaves with names of their own", "one twice")
+    inputs = {leaf.name for leaf in leaves.values() if leaf.kind == "input" and not leaf.copy_of}
+    strays = [leaf.name for leaf in leaves.values() if leaf.copy_of and (leaf.kind != "input" or leaf.copy_of not in inputs)]
+    if strays:
+        raise bad(where, "copies of the model's own inputs", strays[0])
     return leaves

@@ -110,6 +110,23 @@ class Splicer:
         """True if the tensor is one of the program's own."""
         return id(tensor) in self._leaf_of_tensor
 
+    def copy_of_input(self, original: str, copy: str) -> fx.Node:
+        """A new input: a copy of the input whose placeholder is called `original`, under the name `<its name>@<copy>`.
+
+        Raises: PassError if the name is taken.
+        """
+        leaf, like = self.leaves[original], self.nodes[original].meta["val"]
+        name = f"{leaf.name}@{copy}"
+        if name in self._leaf_names:
+            raise PassError(f"{name}: expected a name for a copy that is not taken, got one that is. Call the copy something else.")
+        node = self._placeholder(re.sub(r"\W+", "_", name), "input")
+        with self.mode:
+            value = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+        node.meta.update(val=value, scope=())
+        self.leaves[node.name] = Leaf("input", name, copy_of=leaf.name)
+        self._leaf_names.add(name)
+        return node
+
     def extra_input(self, name: str) -> fx.Node:
         """A placeholder that is no leaf of the program: its value is given at each run."""
         node = self._placeholder(name, "input")
@@ -143,6 +160,25 @@ class Splicer:
         node.meta.update(val=value, scope=scope)
         self.nodes[node.name] = node
         return node
+
+    def again(self, node: fx.Node, image: Mapping[fx.Node, fx.Node]) -> fx.Node:
+        """A copy of `node` that reads what `image` says in the place of what it reads."""
+        with self.graph.inserting_after(self.after(image.get(n, n) for n in node.all_input_nodes)):
+            made = self.graph.node_copy(node, lambda n: image.get(n, n))
+        made.meta = dict(node.meta)
+        self.nodes[made.name] = made
+        return made
+
+    def return_instead(self, image: Mapping[fx.Node, fx.Node]) -> None:
+        """Makes the program return what `image` says in the place of what it returns."""
+        output = self.graph.output_node()
+        output.args = fx.map_arg(output.args, lambda n: image.get(n, n))  # type: ignore[assignment]
+
+    def move_site(self, address: str, node: fx.Node) -> None:
+        """Makes `address` the name of `node`, whose readers are now the site's."""
+        self._at[self.sites[address].node].remove(address)
+        self.sites[address] = replace(self.sites[address], node=node.name)
+        self._at[node.name].append(address)
 
     def operand(self, operand: Operand) -> fx.Node:
         """The node of a canonical operand; what moves it first becomes nodes of its own."""
@@ -307,8 +343,13 @@ class Splicer:
     def rebind_claims(self, old: fx.Node, new: fx.Node) -> None:
         """Makes claims and splits that speak of `old` speak of `new`, which took its place as what the terms are computed from."""
         moved = {("node", old.name): ("node", new.name), ("fresh", old.name): ("fresh", new.name)}
+        renamed = {old.name: new.name}
         self.claims = [
-            replace(claim, bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()})
+            replace(
+                claim,
+                bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()},
+                swaps={name: {renamed.get(n, n): other for n, other in swaps.items()} for name, swaps in claim.swaps.items()},
+            )
             for claim in self.claims
         ]
         self.splits = [replace(split, whole=new.name) if split.whole == old.name else split for split in self.splits]
@@ -320,10 +361,11 @@ class Splicer:
             kind, what = binding
             return (kind, what) if kind == "member" else (kind, image(self.nodes[what]).name)
 
-        self.claims = [
-            replace(claim, bindings={name: moved(binding) for name, binding in claim.bindings.items()}) if term in claim.reads else claim
-            for claim in self.claims
-        ]
+        def rebound(claim: Claim) -> Claim:
+            swaps = {name: {image(self.nodes[n]).name: other for n, other in swapped.items()} for name, swapped in claim.swaps.items()}
+            return replace(claim, bindings={name: moved(binding) for name, binding in claim.bindings.items()}, swaps=swaps)
+
+        self.claims = [rebound(claim) if term in claim.reads else claim for claim in self.claims]
 
     def add_gate(self, record: GateRecord) -> None:
         """Records a gate."""

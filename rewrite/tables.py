@@ -36,6 +36,7 @@ CLAIM: Fields = {
     "reads": TEXTS,
     "graph": NUMBER,
     "bindings": ("table", lambda v: isinstance(v, dict)),
+    "swaps": ("table of tables of texts", lambda v: isinstance(v, dict) and all(TABLE[1](swaps) for swaps in v.values())),
 }
 
 
@@ -111,6 +112,7 @@ def _claims(record: Any, program: Program, sizes: Sizes, where: str) -> list[Cla
     claims = []
     for row in take(record, "claims", list, where):
         here = f"{where}, claims"
+        row = {"swaps": {}, **row} if isinstance(row, dict) else row
         _check_fields(row, CLAIM, here)
         values = {name: _bound_value(pair, program, sizes, here) for name, pair in row["bindings"].items()}
         number = row["graph"]
@@ -120,7 +122,8 @@ def _claims(record: Any, program: Program, sizes: Sizes, where: str) -> list[Cla
             graphs[number] = _claim_graph(written[number], values, sizes, f"{where}, claim graph {number}")
         _check_bindings(graphs[number], values, here)
         bindings = {name: (kind, what) for name, (kind, what) in row["bindings"].items()}
-        claims.append(Claim(row["sentence"], row["site"], row["step"], graphs[number], bindings, tuple(row["reads"])))
+        _check_swaps(row["swaps"], bindings, program, here)
+        claims.append(Claim(row["sentence"], row["site"], row["step"], graphs[number], bindings, tuple(row["reads"]), row["swaps"]))
     if len(graphs) != len(written):
         raise bad(where, "claim graphs that a claim speaks of", sorted(set(range(len(written))) - set(graphs))[:4])
     return claims
@@ -156,6 +159,19 @@ def _check_bindings(graph: fx.Graph, values: dict[str, Any], where: str) -> None
     placeholders = {node.name: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
     if set(placeholders) != set(values) or any(_kind(like) != _kind(values[name]) for name, like in placeholders.items()):
         raise bad(where, "values of the shapes of the claim's graph", sorted(values))
+
+
+def _check_swaps(swaps: dict[str, dict[str, str]], bindings: dict[str, tuple[str, str]], program: Program, where: str) -> None:
+    """What is computed once more is a node, with values of the same kind, computed once, in the place of nodes. Raises: FileError."""
+    for name, swapped in swaps.items():
+        if bindings.get(name, ("", ""))[0] != "node":
+            raise bad(where, "swaps of placeholders bound to nodes", name)
+        for node, other in swapped.items():
+            kind, what = bindings.get(other, ("", ""))
+            if node not in program.nodes or kind not in ("node", "fresh") or other in swaps:
+                raise bad(where, "nodes, and placeholders whose values take their place", [node, other])
+            if _kind(program.nodes[node].meta["val"]) != _kind(program.nodes[what].meta["val"]):
+                raise bad(where, "values of one shape and type for each other", [node, other])
 
 
 def _kind(value: Any) -> tuple[str, ...]:

@@ -66,6 +66,23 @@ def redrawn(program: Program, case: Case, roles: Mapping[str, Role], generator: 
     return drawn
 
 
+def told_apart(program: Program, case: Case) -> Case:
+    """The case with other rows of whole numbers in each copy of an input, all inputs of one copy moved alike; floats are told by labels."""
+    own, numbers = dict(case), {}
+    for node, leaf in program.leaves.items():
+        if leaf.copy_of and isinstance(case[node], Tensor) and not case[node].is_floating_point() and not case[node].is_meta:
+            number = numbers.setdefault(leaf.name.removeprefix(leaf.copy_of), len(numbers) + 1)
+            own[node] = others(case[node], number)
+    return own
+
+
+def others(value: Tensor, number: int = 1) -> Tensor:
+    """The same numbers in other places: rows moved on, and of a lone row the entries turned round."""
+    if value.dim() and value.shape[0] > 1:
+        return value.roll(1 + (number - 1) % (value.shape[0] - 1), 0)
+    return value.flip(-1) if value.dim() else value
+
+
 def rows_read(program: Program, node: str, example: Tensor) -> int:
     """How many ids may be used: the rows of the smallest table that they choose from, else what the example goes up to."""
     sizes = [int(table) for table in _tables(program.nodes[node], {node})]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from rewrite.program import Program
 from rewrite.records import Claim
 from rewrite.run import needed
 from verify.assume import NOTHING, Assumed
+from verify.cases import others
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
 from verify.structure import Numbering, Side, floating, home_graph, trail
@@ -72,7 +73,9 @@ def prove(
 def _check_reads(program: Program, claim: Claim) -> None:
     """A claim's equation must depend on a node of one of the terms that it speaks of."""
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
-    bound = {claim.bindings[name][1] for name in used}
+    bound = {claim.bindings[name][1] for name in used} | {node for name in used for node in claim.swaps.get(name, ())}
+    if claim.swaps:  # what is held is read too
+        bound |= {what for kind, what in claim.bindings.values() if kind == "node"}
     if not bound & _of_terms(program, claim):
         raise PassError(
             f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing."
@@ -94,6 +97,9 @@ def _term_nodes(program: Program, address: str) -> set[str]:
 
 def _prove(side: Side, claim: Claim, key: bytes, share: float, assumed: Assumed) -> Proof:
     members, total = _members(side.program, claim, key)
+    left, right, *_ = _statement(side, claim)
+    if left == right:  # one expression: nothing that could differ, and nothing drawn
+        return Proof(claim, True, -math.inf, None if members == [None] else (total, total))
     bound, taken = 0.0, dict[str, None]()
     for member in members:
         sides = lambda world, m=member: _sides(side, claim, world, m)  # noqa: E731
@@ -134,14 +140,18 @@ def _sides(side: Side, claim: Claim, world: World, member: int | None) -> tuple[
             given[name] = Concrete(torch.tensor(member, dtype=torch.int64))
         elif kind == "fresh":
             given[name] = _arbitrary(side, world, f"fresh {name}", what)
-        else:
+        elif name not in claim.swaps:
             given[name] = values[what]
+    given |= _computed_again(side, claim, used, values, given, world)
     left, right = (node.name for node in claim.graph.output_node().args[0])  # type: ignore[union-attr]
     results = evaluate(home_graph(claim.graph), given, [left, right], world)
     return results[left], results[right]
 
 
 def _arbitrary(side: Side, world: World, label: str, node: str) -> Any:
+    leaf = side.leaves.get(node)
+    if leaf is not None and leaf.kind in ("ids", "plain") and isinstance(leaf.data, Tensor):
+        return replace(leaf, label=label, data=others(leaf.data)).value(world)
     return replace(world.tensor(label, side.shape(node)), dtype=side.program.nodes[node].meta["val"].dtype)
 
 
@@ -149,8 +159,8 @@ def _bound_values(side: Side, claim: Claim, used: set[str], world: World) -> dic
     """The values of the nodes that a claim reads: arbitrary where the claim begins, computed from there on."""
     nodes = side.program.nodes
     cuts = _begins(side, claim)
-    given = {name: _arbitrary(side, world, f"at {name}", name) for name in cuts}
-    rest = sorted({what for name, (kind, what) in claim.bindings.items() if kind == "node" and name in used} - cuts)
+    given = {name: _begun(side, world, name) for name in cuts}
+    rest = sorted({what for name, what in _once(claim).items() if name in used or claim.swaps} - cuts)
     if not rest:
         return given
     reached = needed([nodes[name] for name in rest], {nodes[name] for name in cuts})
@@ -159,10 +169,49 @@ def _bound_values(side: Side, claim: Claim, used: set[str], world: World) -> dic
     return given | evaluate(home_graph(side.program.graph), {**leaves, **here}, rest, world)
 
 
+def _begun(side: Side, world: World, name: str) -> Any:
+    """The value that a claim begins with at a node: arbitrary, and of an input that is no float what the input is."""
+    if name in side.leaves and not floating(side.program.nodes[name]):
+        return side.leaves[name].value(world)
+    return _arbitrary(side, world, f"at {name}", name)
+
+
+def _once(claim: Claim) -> dict[str, str]:
+    """The nodes that a claim binds to be computed once, by placeholder."""
+    return {name: what for name, (kind, what) in claim.bindings.items() if kind == "node" and name not in claim.swaps}
+
+
+def _computed_again(
+    side: Side, claim: Claim, used: set[str], values: Mapping[str, Any], given: Mapping[str, Any], world: World
+) -> dict[str, Any]:
+    """The values of the nodes that a claim has computed once more, with others in the place of some nodes."""
+    found = {}
+    for name in used & set(claim.swaps):
+        want = claim.bindings[name][1]
+        held = {node: value for node, value in values.items() if node != want}
+        for node, other in claim.swaps[name].items():
+            held[node] = given[other] if other in given else _stand_in(side, claim, other, values, world)
+        reached = needed([side.program.nodes[want]], {side.program.nodes[node] for node in held})
+        leaves = {n.name: side.leaves[n.name].value(world) for n in reached if n.op == "placeholder" and n.name not in held}
+        here = {node: value for node, value in held.items() if side.program.nodes[node] in reached}
+        found[name] = evaluate(home_graph(side.program.graph), {**leaves, **here}, [want], world)[want]
+    return found
+
+
+def _stand_in(side: Side, claim: Claim, name: str, values: Mapping[str, Any], world: World) -> Any:
+    kind, what = claim.bindings[name]
+    return _arbitrary(side, world, f"fresh {name}", what) if kind == "fresh" else values[what]
+
+
 def _begins(side: Side, claim: Claim) -> set[str]:
-    """The bound nodes that no other bound one leads to: even one that the claim's graph does not read may be what a read one comes from."""
+    """The bound nodes that no other bound one leads to: even one that the claim's graph does not read may be what a read one comes from.
+
+    Where something is computed again, inputs that are no floats are among them, with the values that they have.
+    """
     nodes = side.program.nodes
-    places = {what for kind, what in claim.bindings.values() if kind == "node" and what in side.varying and floating(nodes[what])}
+    places = {what for what in _once(claim).values() if what in side.varying and floating(nodes[what])}
+    if claim.swaps:
+        places |= {what for what in _once(claim).values() if what in side.leaves and what in side.varying}
     return {name for name in places if not any(other != name and nodes[other] in needed([nodes[name]]) for other in places)}
 
 
@@ -170,7 +219,7 @@ def _statement(side: Side, claim: Claim) -> Any:
     """What a claim says, up to the names of weights and sites: equal ones are proved once."""
     labels: Numbering = {}
     places: Numbering = {}
-    cuts = {name: (name, side.shape(name)) for name in _begins(side, claim)}
+    cuts = {name: _cut(side, name) for name in _begins(side, claim)}
 
     def edge(node: fx.Node) -> Any:
         if node.op != "placeholder":
@@ -180,9 +229,26 @@ def _statement(side: Side, claim: Claim) -> Any:
             return kind, side.program.families[what].size
         if kind == "fresh":
             return kind, places.setdefault((kind, node.name), len(places)), side.shape(what), side.program.nodes[what].meta["val"].dtype
-        return kind, side.signature(side.program.nodes[what], cuts, labels, places)
+        here = cuts
+        if node.name in claim.swaps:
+            here = {n: (n, side.shape(n)) for n in _once(claim).values() if n != what} | cuts
+            here |= {n: _swapped(side, claim, other, cuts) for n, other in claim.swaps[node.name].items()}
+        return "node", side.signature(side.program.nodes[what], here, labels, places)
 
-    return tuple(trail(top, edge) for top in claim.graph.output_node().args[0])  # type: ignore[union-attr]
+    sides = [trail(top, edge) for top in claim.graph.output_node().args[0]]  # type: ignore[union-attr]
+    held = dict.fromkeys(what for what in _once(claim).values() if what not in cuts) if claim.swaps else {}
+    return (*sides, *((what, side.signature(side.program.nodes[what], cuts, labels, places)) for what in held))
+
+
+def _cut(side: Side, name: str) -> tuple[Any, Any]:
+    """What tells the value that a claim begins with at a node: of an input that is no float, also what it holds."""
+    plain = name in side.leaves and not floating(side.program.nodes[name])
+    return name, (side.shape(name), side.leaves[name].content()) if plain else side.shape(name)
+
+
+def _swapped(side: Side, claim: Claim, other: str, cuts: Mapping[str, tuple[Any, Any]]) -> tuple[Any, Any]:
+    kind, what = claim.bindings[other]
+    return (("fresh", other), side.shape(what)) if kind == "fresh" else cuts.get(what, (what, side.shape(what)))
 
 
 # Equations in words
@@ -195,6 +261,9 @@ def equation(program: Program, claim: Claim) -> str:
         term = next((address for address in claim.reads if what in _term_nodes(program, address)), None)
         leaf = program.leaves.get(what)
         names[placeholder] = "i" if kind == "member" else f"any({what})" if kind == "fresh" else term or (leaf.name if leaf else what)
+    for placeholder, swaps in claim.swaps.items():
+        leaves = {node: program.leaves[node].name if node in program.leaves else node for node in swaps}
+        names[placeholder] += f"[{', '.join(f'{leaves[node]} := {names[other]}' for node, other in swaps.items())}]"
     left, right = claim.graph.output_node().args[0]  # type: ignore[misc]
     text = f"{_expression(left, names, 3)} = {_expression(right, names, 3)}"
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

@@ -16,7 +16,7 @@ from rewrite.errors import InputError
 from rewrite.program import Program
 from verify import wording
 from verify.assume import NOTHING, Assumed, read, try_declarations
-from verify.cases import given_cases, other_shapes, redrawn
+from verify.cases import given_cases, other_shapes, redrawn, told_apart
 from verify.claims import Proof, prove
 from verify.decide import sub_key
 from verify.findings import explained
@@ -190,12 +190,12 @@ class Job:
         """Claims are proved for any constants of passes; those that fail, once more for the numbers that they hold."""
         self.tell(f"proving {wording.count(len(self.b.claims), 'claim')}")
         share = self.share - math.log2(max(1, 2 * len(self.b.claims)))
-        side, key = self._side_b(self.cases[0], exact_constants=False), sub_key(self.key, "claims")
+        side, key = self._side_b(self.cases[0], exact_constants=False, apart=True), sub_key(self.key, "claims")
         self.proofs = prove(side, self.b.claims, key, share, assumed=self.assumed)
         left = [i for i, proof in enumerate(self.proofs) if not proof.proved]
         if left and self._has_constants():
             self.vain += [share] * len(left)
-            exact = self._side_b(self.cases[0], exact_constants=True)
+            exact = self._side_b(self.cases[0], exact_constants=True, apart=True)
             again = prove(exact, [self.b.claims[i] for i in left], key, share, assumed=self.assumed)
             for i, proof in zip(left, again, strict=True):
                 self.proofs[i] = proof if proof.proved else self.proofs[i]
@@ -204,12 +204,17 @@ class Job:
         leaves = leaf_values(self.a, self.sides.matching.a, case, self.roles, exact_constants=self.exact_constants, open_gates=True)
         return Side(self.a, leaves, case)
 
-    def _side_b(self, case: Case, exact_constants: bool | None = None) -> Side:
+    def _side_b(self, case: Case, exact_constants: bool | None = None, apart: bool = False) -> Side:
+        """The second program; copies of inputs take the originals' values, or with `apart` values of their own."""
         exact = self.exact_constants if exact_constants is None else exact_constants
-        named = {y: self.a.leaves[x].name for x, y in self.sides.matching.inputs.items()}
+        matching = self.sides.matching
+        named = {y: self.a.leaves[x].name for x, y in matching.inputs.items()}
+        named |= {copy: self.a.leaves[x].name for copy, x in matching.copies.items()}
         roles: dict[str, Role] = {self.b.leaves[node].name: self.roles[name] for node, name in named.items() if name in self.roles}
-        own = self.sides.of_b(case)
-        leaves = leaf_values(self.b, self.sides.matching.b, own, roles, exact_constants=exact, open_gates=True)
+        own, labels = self.sides.of_b(case), matching.b
+        if apart:
+            own, labels = told_apart(self.b, own), labels | {copy: f"copy {self.b.leaves[copy].name}" for copy in matching.copies}
+        leaves = leaf_values(self.b, labels, own, roles, exact_constants=exact, open_gates=True)
         return Side(self.b, leaves, own)
 
     @property
@@ -219,7 +224,8 @@ class Job:
         bounds += [proof.log2_bound for proof in self.proofs if proof.proved and not proof.again]
         if math.inf in bounds:
             return math.inf
-        return math.log2(sum(2.0**bound for bound in bounds)) if bounds else -math.inf
+        chance = sum(2.0**bound for bound in bounds)
+        return math.log2(chance) if chance else -math.inf
 
     # The verdict
 

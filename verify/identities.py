@@ -92,13 +92,19 @@ class OnSymbols:
             return [value for _, values in outputs for value in values]
 
         mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-        fakes = [mode.from_tensor(torch.zeros(leaves[i].shape, dtype=torch.float64)) for i in held]
+        dtypes = [torch.bool if leaves[i].dtype == bool else torch.float64 for i in held]
+        fakes = [mode.from_tensor(torch.zeros(leaves[i].shape, dtype=dtype)) for i, dtype in zip(held, dtypes, strict=True)]
         captured = capture(flat, fakes, mode, self.law.name)
-        given: dict[str, Any] = {node.name: leaves[i] for node, i in zip(captured.inputs, held, strict=True)}
+        given: dict[str, Any] = {node.name: _as_symbols(leaves[i]) for node, i in zip(captured.inputs, held, strict=True)}
         given |= {node.name: tensor for node, tensor in captured.constants.items()}
         found = iter(evaluate(captured.graph, given, [node.name for node in captured.outputs]))
         values = {name: [next(found) for _ in range(count)] for name, count in names}
         return values["value"][0] if self.law.shape == "rewire" else Made(values)
+
+
+def _as_symbols(values: Any) -> Any:
+    """An array of truth values as sympy's; any other as it is."""
+    return np.frompyfunc(lambda e: sympy.true if e else sympy.false, 1, 1)(values) if values.dtype == bool else values
 
 
 def _defaults(law: Law) -> dict[str, Any]:

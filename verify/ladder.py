@@ -72,7 +72,8 @@ class Sides:
 
     def of_b(self, case: Case) -> Case:
         """A case of `a` by the placeholders of `b`."""
-        return {self.matching.inputs.get(name, name): value for name, value in case.items()}
+        own = {self.matching.inputs.get(name, name): value for name, value in case.items()}
+        return own | {copy: case[name] for copy, name in self.matching.copies.items() if name in case}
 
     def run(self, cases: Sequence[Case], dtype: torch.dtype, rounded: bool = False) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The outputs of both for each case, by node name. `rounded` as in `sweep`."""

@@ -27,6 +27,7 @@ class Matching:
     b: dict[str, str]
     inputs: dict[str, str]
     pairs: tuple[tuple[str, str], ...]  # matched weights: (name in a, name in b)
+    copies: dict[str, str]  # copies of inputs that only `b` has: their node, and that of the input in `a` whose value they take
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def match(a: Program, b: Program, given: Mapping[str, str] | None = None) -> Mat
     """
     chosen = dict(given or {})
     _check_names(a, b, chosen)
-    inputs = _match_inputs(a, b, chosen)
+    inputs, copies = _match_inputs(a, b, chosen)
     label_of_name, label_of_tensor = _labels(a)
     labels_a = {node: label_of_name.get(leaf.name, f"input {leaf.name}") for node, leaf in a.leaves.items()}
     labels_b: dict[str, str] = {}
@@ -74,7 +75,8 @@ def match(a: Program, b: Program, given: Mapping[str, str] | None = None) -> Mat
         if leaf.kind != "input" and node not in labels_b:  # another name for a matched tensor, or something new
             labels_b[node] = label_of_tensor.setdefault(identity(b.tensors[leaf.name]), f"other {leaf.name}")
     labels_b |= {theirs: labels_a[ours] for ours, theirs in inputs.items()}
-    return Matching(labels_a, labels_b, inputs, tuple(pairs))
+    labels_b |= {copy: labels_a[ours] for copy, ours in copies.items()}
+    return Matching(labels_a, labels_b, inputs, tuple(pairs), copies)
 
 
 def _may_be_one(ours: Tensor, theirs: Tensor, kind: str) -> bool:
@@ -106,14 +108,19 @@ def _check_names(a: Program, b: Program, chosen: Mapping[str, str]) -> None:
             raise InputError(f"match[{name!r}]: expected shape {wanted} as of {other!r}, got {found}. Match others.")
 
 
-def _match_inputs(a: Program, b: Program, chosen: Mapping[str, str]) -> dict[str, str]:
+def _match_inputs(a: Program, b: Program, chosen: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     ours = {leaf.name: node for node, leaf in a.leaves.items() if leaf.kind == "input"}
     theirs = {chosen.get(leaf.name, leaf.name): node for node, leaf in b.leaves.items() if leaf.kind == "input"}
+    copies = {leaf.name: leaf.copy_of for leaf in b.leaves.values() if leaf.copy_of and leaf.name not in ours}
+    own = {name: theirs.pop(name) for name in copies}
     if set(ours) == set(theirs):
-        return {node: theirs[name] for name, node in ours.items()}
-    if len(ours) != len(theirs):
+        pairs = {node: theirs[name] for name, node in ours.items()}
+    elif len(ours) != len(theirs):
         raise InputError(f"equivalence: expected the same inputs, got {list(ours)} and {list(theirs)}. Trace both with the same arguments.")
-    return dict(zip(ours.values(), theirs.values(), strict=True))
+    else:
+        pairs = dict(zip(ours.values(), theirs.values(), strict=True))
+    original = {b.leaves[y].name: x for x, y in pairs.items()}
+    return pairs, {node: original[copies[name]] for name, node in own.items()}
 
 
 def check_weights(a: Program, b: Program, matching: Matching) -> WeightCheck:

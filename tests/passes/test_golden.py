@@ -2,7 +2,7 @@
 
 import pytest
 
-from passes import dictionary, direction, distribute, freeze, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, distribute, freeze, gates, heads, inputs, neurons, norm, paths, subspace, surrogate
 from tests.passes.checking import check_golden, draw, layer, sae, transcoder
 
 AFTER = {
@@ -17,6 +17,7 @@ AFTER = {
     "gates": lambda: gates.at("mlp"),
     "freeze": lambda: freeze.at("attn"),
     "distribute": lambda: distribute.at("ln_f@in"),
+    "inputs": lambda: inputs.at({"c": "attn@in@[:, 1] ~> attn -> ln_f@in"}),
 }
 
 

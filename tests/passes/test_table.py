@@ -18,7 +18,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from passes import dictionary, direction, distribute, freeze, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, distribute, freeze, gates, heads, inputs, neurons, norm, paths, subspace, surrogate
 from rewrite import PassError, Program, trace
 from tests.models import HEADS, HIDDEN, WIDTH
 from tests.passes.checking import assert_close, draw, logits, proved, sae, traced, transcoder
@@ -73,6 +73,16 @@ TABLE: dict[tuple[str, str, str], int | str] = {
     ("paths", "bert", "bert.encoder.layer.0.output.dense -> bert.encoder.layer.0.output.LayerNorm@in"): 1,
     ("paths", "bert", "bert.encoder.layer.0.output.dense -> bert.encoder.layer.1.output.LayerNorm@in"): "The pass norm opens it",
     ("paths", "gpt2", "transformer.h.0.mlp -> lm_head@in"): "The pass norm opens it",
+    ("inputs", "gpt2", "transformer.h.*.mlp -> transformer.ln_f@in"): 1,
+    ("inputs", "gpt2", "transformer.h.0.mlp ~> lm_head@in"): 1,
+    (
+        "inputs",
+        "gpt2",
+        "transformer.h.0.mlp -> lm_head@in",
+    ): "expected a way -> from transformer.h.0.mlp to lm_head@in, got none. Go on with",
+    ("inputs", "llama", "model.layers.0.self_attn ~> model.layers.1.mlp@in@[:, -1] ~> model.norm@in"): 1,
+    ("inputs", "mixtral", "model.layers.0.mlp -> model.norm@in"): 1,
+    ("inputs", "bert", "bert.encoder.layer.0.output ~> bert.encoder.layer.1.attention@in !bert.encoder.layer.1.output"): 1,
     ("gates", "gpt2", f"{GPT2}.mlp"): 2,
     ("gates", "llama", f"{LLAMA}"): 2,
     ("gates", "mixtral", "model.norm"): 1,
@@ -106,6 +116,7 @@ BIND: dict[str, Any] = {
     "gates": gates.at,
     "freeze": freeze.at,
     "distribute": distribute.at,
+    "inputs": lambda at: inputs.at({"c": at}),
 }
 
 
