@@ -27,6 +27,22 @@ def distribute(summands: Mapping[str, Tensor], through: Map, constant: Tensor | 
     return Terms(**{name: through(x) for name, x in summands.items()}, bias=constant)
 
 
+@distribute.identity("the terms sum to the affine map of the sum", a=(2,), b=(2,), constant=(2,))
+def _sums(law: Any, a: Any, b: Any, constant: Any):
+    t = law({"a": a, "b": b}, _linear, constant)
+    return t.a + t.b + t.bias, _linear(a + b) + constant
+
+
+@distribute.identity("a term is the map of its own summand", a=(2,), b=(2,), constant=(2,))
+def _alone(law: Any, a: Any, b: Any, constant: Any):
+    return law({"a": a, "b": b}, _linear, constant).a, _linear(a)
+
+
+def _linear(x: Any) -> Any:
+    """A linear map of pairs, to state identities with."""
+    return 3 * x[..., [1, 0]] + x
+
+
 @distribute.claim("each term reads its own summand only")
 def _own(
     t: Terms, summands: Mapping[str, Tensor], through: Callable[[Tensor], Tensor], constant: Tensor | None, *, over: str | None = None

@@ -8,6 +8,8 @@ not), not an approximation of the model as it stands.
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (frozen patterns, and the scale of layer norms).
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from rewrite import Skip, Terms, rewire
@@ -25,6 +27,11 @@ def freeze(read: Tensor, unedited: Tensor) -> Tensor:
 @freeze.guard
 def _real(read: Tensor) -> Skip | None:
     return None if read.is_floating_point() else Skip(f"it holds {read.dtype}, which nothing upstream moves a little")
+
+
+@freeze.identity("it is the un-edited value", read=(2,), unedited=(2,))
+def _held(law: Any, read: Any, unedited: Any):
+    return law(read, unedited), unedited
 
 
 @freeze.claim("it is the un-edited value, whatever it is set to upstream")

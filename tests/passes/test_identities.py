@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import passes
-from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
+from benchmarks.mutants.claims import mixed, no_gram, other_decoder, unnormalised
+from passes import dictionary, direction, distribute, freeze, gates, heads, inputs, neurons, norm, paths, subspace, surrogate
 from rewrite import Family, Law, PassError, Terms, part, split
-from tests.passes.test_mutants import mixed, no_gram, other_decoder, unnormalised
 from verify import identities
 
 CATALOGUE: dict[str, Law] = {name: getattr(passes, name) for name in passes.__all__}
@@ -53,6 +53,15 @@ def outside(x: Tensor, weight: Any, bias: Any, eps: Any, centred: bool) -> Tenso
         x = part("centred", x - x.mean(-1, keepdim=True))
     y = x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps)
     return (y if weight is None else y * weight) + (0 if bias is None else bias)
+
+
+def constant_everywhere(summands: Any, through: Any, constant: Tensor) -> Terms:
+    return Terms(**{name: through(x) + constant for name, x in summands.items()}, bias=constant)
+
+
+def shifted_shares(summands: Any, through: Any, constant: Tensor) -> Terms:
+    mean = sum(summands.values()) / len(summands)
+    return Terms(**{name: through(mean) for name in summands}, bias=constant)
 
 
 def unbiased(x: Tensor, weight: Any, bias: Any, eps: Any, centred: bool) -> Tensor:
@@ -103,6 +112,12 @@ MUTANTS: dict[str, tuple[Law, Callable[..., Any], str]] = {
     "paths: the term left in": (paths, lambda read, term, own, coefficient: read + coefficient * own, "in c t + rest"),
     "paths: without the factor": (paths, lambda read, term, own, coefficient: read + own - term, "in c t + rest"),
     "paths: one term too many": (paths, lambda read, term, own, coefficient: read + coefficient * (own - 2 * term), "with the term itself"),
+    "inputs: the two exchanged": (inputs, lambda read, own, here: torch.where(here, read, own), "there, it is"),
+    "inputs: the copy everywhere": (inputs, lambda read, own, here: own, "elsewhere, it is"),
+    "inputs: the copy added": (inputs, lambda read, own, here: torch.where(here, own + read, read), "where both are equal"),
+    "freeze: half of it": (freeze, lambda read, unedited: (read + unedited) / 2, "it is the un-edited value"),
+    "distribute: the constant in every term": (distribute, constant_everywhere, "the terms sum to"),
+    "distribute: another summand's share": (distribute, shifted_shares, "a term is the map"),
     "gates: the reference always": (gates, lambda read, *, g, h, r: g * read + r, "open, at (1, 0)"),
     "gates: between the two": (gates, lambda read, *, g, h, r: read + h * (r - read) / 2, "at (0, 1)"),
     "gates: the square": (gates, lambda read, *, g, h, r: g * read * read + h * r, "over a sum"),
