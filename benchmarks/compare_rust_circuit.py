@@ -24,9 +24,9 @@ from torch import Tensor
 from analysis.demo import ParenBalancer, labels, load_balancer, strings, tokens
 from analysis.demo.data import PAD, VOCABULARY
 from analysis.demo.model import D_MODEL, HEADS, LAYERS
-from analysis.scrub import Hypothesis, Part, by, draw, unconditional
-from analysis.scrub.draws import Draw
-from analysis.scrub.run import Job, unshared
+from analysis.scrubbing import Hypothesis, Part, by, draw, unconditional
+from analysis.scrubbing.draws import Draw
+from analysis.scrubbing.run import Job, unshared
 from benchmarks.scrub import count, horizon
 from passes import heads
 from rewrite import trace

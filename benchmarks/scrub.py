@@ -13,9 +13,9 @@ from torch import Tensor
 
 from analysis.demo import labels, load_balancer, strings, tokens
 from analysis.demo.data import CLOSE, OPEN
-from analysis.scrub import Hypothesis, Part, by, draw, unshared
-from analysis.scrub.run import Job, fixed_rows
-from analysis.scrub.samplers import Batch, rows
+from analysis.scrubbing import Hypothesis, Part, by, draw, unshared
+from analysis.scrubbing.run import Job, fixed_rows
+from analysis.scrubbing.samplers import Batch, rows
 from benchmarks.timing import alternate
 from passes import heads
 from rewrite import Program, Terms, split, trace

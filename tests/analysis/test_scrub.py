@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.scrub import Hypothesis, Part, by, draw, exact, scrub, unconditional, unshared
-from analysis.scrub.run import bytes_a_row
-from analysis.scrub.samplers import Unconditional
+from analysis.scrubbing import Hypothesis, Part, by, draw, exact, scrub, unconditional, unshared
+from analysis.scrubbing.run import bytes_a_row
+from analysis.scrubbing.samplers import Unconditional
 from passes import surrogate
 from rewrite import InputError, PassError, Program, TautomerError, trace
 from tests.test_readme import BLOCK, figures_masked, printed

@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from analysis.data import arguments, batches, joined, measured
 from analysis.data import inputs as own_inputs
-from analysis.scrub.draws import Draw, draw, generator
-from analysis.scrub.hypothesis import Hypothesis
-from analysis.scrub.samplers import Batch, rows, unconditional
-from analysis.scrub.score import Result, Runs, constant_model
+from analysis.scrubbing.draws import Draw, draw, generator
+from analysis.scrubbing.hypothesis import Hypothesis
+from analysis.scrubbing.samplers import Batch, rows, unconditional
+from analysis.scrubbing.score import Result, Runs, constant_model
 from analysis.standing import standing
 from passes import inputs
 from rewrite import InputError, Program

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.scrub.hypothesis import ROOT, Hypothesis, Part
-from analysis.scrub.samplers import Batch, By, Sampler, rows, taken
+from analysis.scrubbing.hypothesis import ROOT, Hypothesis, Part
+from analysis.scrubbing.samplers import Batch, By, Sampler, rows, taken
 
 
 def generator(seed: int, name: str, role: str) -> torch.Generator:

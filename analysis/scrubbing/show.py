@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis.scrub.score import Result, Runs
+    from analysis.scrubbing.score import Result, Runs
 
 
 def text(result: Result) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.scrub.samplers import Sampler, exact, unconditional
+from analysis.scrubbing.samplers import Sampler, exact, unconditional
 from rewrite import InputError
 
 ROOT = "hypothesis"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from analysis.data import Batch, Metric, inputs, measured, size
-from analysis.references import References, setting
-from analysis.targets import Target
+from analysis.attribution.references import References, setting
+from analysis.attribution.gating import Target
 from rewrite import Program
 
 

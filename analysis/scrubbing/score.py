@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from analysis.scrub.hypothesis import Hypothesis
-from analysis.scrub.samplers import Batch, rows
+from analysis.scrubbing.hypothesis import Hypothesis
+from analysis.scrubbing.samplers import Batch, rows
 from analysis.standing import Standing
 
 if TYPE_CHECKING:
-    from analysis.scrub.run import Run
+    from analysis.scrubbing.run import Run
 
 RESAMPLES, LEVEL, KEY = 2000, 95, 0
 MATTERS, CANCELLED = 0.1, 0.5  # the alarm: at least that part of what random inputs change, and more than that part of it cancelled
@@ -148,7 +148,7 @@ class Result:
         return self.changed >= MATTERS and self.cancelled > CANCELLED
 
     def __str__(self) -> str:
-        from analysis.scrub.show import text
+        from analysis.scrubbing.show import text
 
         return text(self)
 

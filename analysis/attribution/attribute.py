@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from analysis.ablation import exact
-from analysis.agreement import rank_correlation
+from analysis.attribution.exact import exact
+from analysis.attribution.agreement import rank_correlation
 from analysis.data import Batch, Metric, batches, inputs, measured, size
-from analysis.references import Mode, References, setting, values
+from analysis.attribution.references import Mode, References, setting, values
 from analysis.standing import standing
 from analysis.table import Table, summary
-from analysis.targets import Target, gated, sizes
+from analysis.attribution.gating import Target, gated, sizes
 from rewrite import InputError, Program
 
 WHERE = "attribute"
