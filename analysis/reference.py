@@ -38,15 +38,23 @@ class References:
     value: Value | None
     seed: int
 
-    def prepare(self) -> Callable[[int], Reference]:
-        """The function from a batch's number to its references; what depends on all the data is computed here.
-
-        Raises: InputError for unknown modes, values that do not fit, or data that cannot be averaged or drawn from.
-        """
+    def check(self) -> None:
+        """Raises: InputError for unknown modes, values that do not fit, or data that cannot be drawn from."""
         if self.mode not in MODES or self.over not in OVER:
             raise InputError(f"ablation: expected a mode of {MODES} and over one of {OVER}, got {self.mode!r} and {self.over!r}.")
         if (self.mode == "value") != (self.value is not None):
             raise InputError(f"ablation: expected value= with mode='value' only, got mode={self.mode!r}. Give both or neither.")
+        if self.mode == "value":
+            for part in self.parts:
+                self._given(part)
+        if self.mode == "resample":
+            drawn(self.program, self.data, self.seed)
+
+    def prepare(self) -> Callable[[int], Reference]:
+        """The function from a batch's number to its references; what depends on all the data is computed here.
+
+        Raises: InputError for data that cannot be averaged.
+        """
         if self.mode == "zero":
             return lambda number: lambda part: 0.0
         if self.mode == "value":

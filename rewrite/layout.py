@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,11 @@ class Layout:
                 given[self.leading[1].node.expr] = self.index.shape[-1]
             self._numbers[key] = int(size.node.expr.xreplace({symbol: sympy.Integer(number) for symbol, number in given.items()}))
         return self._numbers[key]
+
+    @property
+    def rows(self) -> int:
+        """The number of examples times that of positions, of one copy."""
+        return math.prod(self.number(size) for size in self.leading if size is not None) // self.copies
 
     def bytes(self, node: fx.Node, selected: bool = False) -> int:
         """What a node's value takes; 0 where that is not known."""
