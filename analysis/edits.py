@@ -10,6 +10,7 @@ from torch import Tensor
 from analysis.reference import Reference
 from analysis.targets import Part, Target
 from rewrite import InputError
+from rewrite.address import slices
 
 
 def edit(edited: str, stack: Sequence[Target], reference: Reference, axis: int | None) -> Callable[[Tensor], Tensor]:
@@ -36,7 +37,8 @@ def _put(value: Tensor, part: Part, new: float | Tensor) -> None:
             place.copy_(given.expand(place.shape))
         else:
             whole = given.shape == place.shape or any(size == 1 for size in given.shape)
-            place[part.index] = given.expand(place.shape)[part.index] if whole else given
+            entries = slices(part.index, part.edited)
+            place[entries] = given.expand(place.shape)[entries] if whole else given
     except (RuntimeError, IndexError) as error:
         raise InputError(
             f"ablation at {part.edited}: expected a reference that broadcasts to {list(place.shape)}, got {list(given.shape)} ({error})."

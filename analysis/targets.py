@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from weakref import WeakKeyDictionary
 
 from passes import heads, neurons, paths
 from rewrite import InputError, Program
@@ -15,6 +17,7 @@ from rewrite.terms import axis_dims
 from verify import liveness, raise_unless_alive
 
 FAMILIES = {"head": heads, "neuron": neurons}  # the passes that make a family of that name
+_alive: WeakKeyDictionary[Program, set[str]] = WeakKeyDictionary()  # where edits were found to reach an output
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Part:
     edited: str
     member: int | None = None
     axis: int | None = None  # of the members, in the coordinate
-    index: tuple[slice | int, ...] | None = None
+    index: str | None = None  # of the entries, as slices are written
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,17 @@ def prepared(program: Program, addresses: str | Iterable[str], where: str) -> tu
     if not listed:
         raise InputError(f"{where}: expected at least one address, got none. List them with program.sites().")
     listed = [" -> ".join(split_path(address)) if "->" in address else address for address in listed]
-    for address in listed:
-        program = _with_passes(program, address)
+    program = _rewritten(program, tuple(listed))
     full = [one for address in listed for one in expand(address, program.sites_by_address)]
     return program, list(dict.fromkeys(full))
+
+
+@lru_cache(maxsize=4)
+def _rewritten(program: Program, addresses: tuple[str, ...]) -> Program:
+    """The same program for the same addresses, so that it is proved once."""
+    for address in addresses:
+        program = _with_passes(program, address)
+    return program
 
 
 def _with_passes(program: Program, address: str) -> Program:
@@ -95,7 +105,9 @@ def pairs(targets: Sequence[Target]) -> list[Target]:
 def _targets(program: Program, text: str) -> list[Target]:
     known = program.sites_by_address
     address = Address(text, text) if text in known else parse(text)
-    index = None if address.slice is None else slices(address.slice, text)
+    index = address.slice
+    if index is not None:
+        slices(index, text)
     record = program.families.get(address.site)
     if address.member is None and not address.act:
         return [Target(text, (Part(address.site, index=index),))]
@@ -113,5 +125,7 @@ def check_alive(program: Program, targets: Sequence[Target], seed: int) -> None:
     """Raises: TautomerError if no edit of a target can reach an output. Of a family its first member among the targets stands for all."""
     parts = {part.edited: part for target in reversed(targets) for part in reversed(target.parts)}
     addresses = [edited if part.member is None else f"{edited.removesuffix('@act')}[{part.member}]" for edited, part in parts.items()]
-    addresses = [address.removesuffix("@act") for address in addresses]
-    raise_unless_alive(liveness(program, list(dict.fromkeys(addresses)), seed=seed))
+    known = _alive.setdefault(program, set())
+    asked = list(dict.fromkeys(address.removesuffix("@act") for address in addresses if address.removesuffix("@act") not in known))
+    raise_unless_alive(liveness(program, asked, seed=seed))
+    known.update(asked)
