@@ -18,6 +18,8 @@ def edit(edited: str, stack: Sequence[Target], reference: Reference, axis: int |
     parts = [[part for part in target.parts if part.edited == edited] for target in stack]
 
     def function(value: Tensor) -> Tensor:
+        if not any(parts):
+            return value
         new = value.clone(memory_format=torch.contiguous_format)
         copies = [new] if axis is None or len(stack) == 1 else new.chunk(len(stack), axis)
         for copy, mine in zip(copies, parts, strict=True):

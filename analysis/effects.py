@@ -21,7 +21,7 @@ from analysis.targets import Target
 from rewrite import InputError, Program
 from rewrite.call import bind
 from rewrite.layout import Layout
-from rewrite.resume import Resume, Start
+from rewrite.resume import Resume, Start, work_behind
 
 Positions = int | Sequence[int] | Tensor | str
 MEMORY = 2**30  # bytes
@@ -49,9 +49,7 @@ class Plan:
     _first: dict[int, tuple[Start, Tensor]] = field(default_factory=dict)  # of the first batch, run when it is checked
 
     def __post_init__(self) -> None:
-        self.groups: dict[tuple[str, ...], list[int]] = {}
-        for number, target in enumerate(self.targets):
-            self.groups.setdefault(target.edited, []).append(number)
+        self.groups = self._by_depth()
         self.each = any(_places(self.positions, batch) is not None and _each(self.positions, batch) for batch in self.data)
         self.parts = list(self._fitting(list(self.groups)))
 
@@ -127,6 +125,19 @@ class Plan:
         batch = self.data[number]
         with torch.no_grad():
             return measured(self.metric, output, batch, size(self.program, batch), where)
+
+    def _by_depth(self) -> dict[tuple[str, ...], list[int]]:
+        """The numbers of the targets by the addresses edited in one run: those with the same work behind them together."""
+        work: dict[tuple[str, ...], frozenset[str]] = {}
+        alike: dict[frozenset[str], list[int]] = {}
+        for number, target in enumerate(self.targets):
+            if target.edited not in work:
+                work[target.edited] = work_behind(self.program, target.edited)
+            alike.setdefault(work[target.edited], []).append(number)
+        groups = [
+            list(dict.fromkeys(address for number in numbers for address in self.targets[number].edited)) for numbers in alike.values()
+        ]
+        return dict(zip(map(tuple, groups), alike.values(), strict=True))
 
     # ------------------------------------------------------------------------------------------------ memory
 

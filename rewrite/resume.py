@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from rewrite.address import parse
 from rewrite.axes import axis_of, first_sizes
 from rewrite.call import bind, restore
 from rewrite.errors import SiteError
 from rewrite.excerpt import Excerpt, Fork, Taken, positionwise
 from rewrite.layout import Layout
+from rewrite.run import needed
+from rewrite.splice import reads
 
 if TYPE_CHECKING:
     from rewrite.program import Program
@@ -152,6 +155,34 @@ class Resume:
     def peak(self, group: int, layout: Layout) -> int:
         """What one copy takes at most while it runs, beside the weights and what is kept. Units: bytes."""
         return self._tails[group].peak(layout)
+
+
+def work_behind(program: Program, edited: Sequence[str]) -> frozenset[str]:
+    """What an edit at these addresses makes run again, but for ops that only move or combine numbers one by one, and sums of families.
+
+    Edits with the same work behind them may run as one.
+    """
+    readers: list[fx.Node] = []
+    families: set[str] = set()
+    for address in edited:
+        if address not in program.sites_by_address and address.endswith("@act"):
+            families.add(address)
+            readers += program.nodes[program.families[address.removesuffix("@act")].total].users
+        else:
+            site = program.sites_by_address[parse(address).site]
+            readers += [user for user in program.nodes[site.node].users if reads(user, site)]
+    wanted = needed(one for one in program.outputs if isinstance(one, fx.Node))
+    behind = set(readers) & wanted
+    for node in program.graph.nodes:
+        if node in wanted and any(one in behind for one in node.all_input_nodes):
+            behind.add(node)
+    return frozenset(node.name for node in behind if _works(node)) | families
+
+
+def _works(node: fx.Node) -> bool:
+    target: Any = node.target
+    light = isinstance(target, torch._ops.OpOverload) and (torch.Tag.pointwise in target.tags or target.is_view)
+    return node.op == "call_function" and not light and target is not torch.ops.aten.reshape.default
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
