@@ -1,5 +1,7 @@
 """Ablation equals plain hooks on the model, in every mode; what cannot be right is refused before any work."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -56,7 +58,8 @@ def test_references_equal_plain_hooks(mode, over) -> None:
     for batch, values in zip(batches, own, strict=True):
         reference = values.mean((0, 1)) if over == "batch" else means[over]
         expected.append(change(model, [batch], {f"{module}@in": head_input(lambda old, new=reference: new.expand_as(old), 1)}))
-    table = sweep(program, f"{ATTN}/head[1]", batches, logit, mode=mode, **({"over": over} if over else {"value": 0.3}))
+    settings: Any = {"mode": mode, **({"over": over} if over else {"value": 0.3})}
+    table = sweep(program, f"{ATTN}/head[1]", batches, logit, **settings)
     torch.testing.assert_close(table.examples[f"{ATTN}/head[1]"], torch.cat(expected), **CLOSE)
     assert f"mode {mode}, over {over}" in str(table) or over is None
 
@@ -165,8 +168,8 @@ BAD = {
     "a batch that does not fit": (lambda p, d: sweep(p, MLP, [*d, {"input_ids": torch.zeros(2, 7)}], logit), InputError, "torch.int64"),
     "a metric of the batch": (lambda p, d: sweep(p, MLP, d, lambda o, b: o.logits.mean()), InputError, r"shape \[2\]"),
     "a metric that is NaN": (lambda p, d: sweep(p, MLP, d, lambda o, b: o.logits[:, 0, 0] * torch.nan), InputError, "finite numbers"),
-    "an unknown mode": (lambda p, d: sweep(p, MLP, d, logit, mode="delete"), InputError, "'delete'"),
-    "a mean over something else": (lambda p, d: sweep(p, MLP, d, logit, mode="mean", over="layer"), InputError, "'layer'"),
+    "an unknown mode": (lambda p, d: sweep(p, MLP, d, logit, mode="delete"), InputError, "'delete'"),  # type: ignore[arg-type]
+    "a mean over something else": (lambda p, d: sweep(p, MLP, d, logit, mode="mean", over="layer"), InputError, "'layer'"),  # type: ignore[arg-type]
     "no value": (lambda p, d: sweep(p, MLP, d, logit, mode="value"), InputError, "expected value="),
     "a value of the wrong shape": (
         lambda p, d: sweep(p, MLP, d, logit, mode="value", value=torch.ones(31)), InputError, r"broadcasts to \['\*', '\*', 32\], got shape \[31\]",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,16 +26,16 @@ HEADS, MLPS = f"{attention('gpt2', '*')}/head[:]", mlp("gpt2", "*")
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
 
-def effects(program, addresses, batches, metric, mode="zero", **settings):
+def effects(program, addresses, batches, metric, **settings):
     """The metric with each target ablated, without the proof: [target, example]."""
     program, full = prepared(program, addresses, "sweep")
     found = singles(program, full)
     parts = [part for target in found for part in target.parts]
-    references = References(program, batches, parts, mode, "dataset", None, 0)
+    references = References(program, batches, parts, "zero", "dataset", None, 0)
     return Plan(program, batches, found, metric, **settings).run(references.prepare()).ablated
 
 
-def one_by_one(program, addresses, batches, metric, mode="zero"):
+def one_by_one(program, addresses, batches, metric):
     """The same by whole runs with one edit each."""
     program, full = prepared(program, addresses, "sweep")
     found = []
@@ -194,11 +195,16 @@ def test_tables_join_and_are_saved(tmp_path) -> None:
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
+@cache
+def small():
+    model, example = PLAIN["residual"]()
+    return trace(model, **example)
+
+
 def residual(folder: Path, **settings):
     """A sweep of a small program, kept in a folder."""
-    model, example = PLAIN["residual"]()
     batches = [{"x": vectors(seed)} for seed in range(3)]
-    return sweep(trace(model, **example), ["blocks.*.mlp", "blocks.*.mlp/neuron[0:4]"], batches, squares, checkpoint=folder, **settings)
+    return sweep(small(), ["blocks.*.mlp", "blocks.*.mlp/neuron[0:4]"], batches, squares, checkpoint=folder, **settings)
 
 
 KILLED = """
