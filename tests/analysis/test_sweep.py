@@ -91,8 +91,10 @@ def test_only_positions_that_are_read_are_unembedded() -> None:
     assert [7 * rows for rows in some] == full
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
-@pytest.mark.parametrize("positions", [None, -1, [0, 3], "at"])
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("gpt2", None), ("gpt2", -1), ("gpt2", [0, 3]), ("gpt2", "at"), ("llama", None), ("llama", "at"), ("bert", None), ("bert", -1)],
+)
 def test_equal_to_one_run_a_target(name, positions) -> None:
     _, example, program = ready(name)
     batches = data(example)
