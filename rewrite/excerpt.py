@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,8 +127,8 @@ class Excerpt:
 
     def peak(self, layout: Layout) -> int:
         """What the values computed here take at most at one time. Units: bytes."""
-        last: dict[fx.Node, int] = {}
-        roots: dict[fx.Node, fx.Node] = {}
+        last: dict[Any, int] = {}
+        roots: dict[Any, Any] = {}
         order = [node for node in self._graph.nodes if node.op == "call_function"]
         for at, node in enumerate(order):
             source = node.all_input_nodes[0] if node.all_input_nodes and _is_view(node) else node
@@ -249,7 +250,7 @@ class Excerpt:
 
 def _is_view(node: fx.Node) -> bool:
     target: Any = node.target
-    return target is aten.reshape.default or not isinstance(target, torch._ops.OpOverload) or target.is_view
+    return target in (aten.reshape.default, operator.getitem) or (isinstance(target, torch._ops.OpOverload) and target.is_view)
 
 
 def _sizes_of_inputs(program: Program) -> set[Any]:

@@ -157,7 +157,8 @@ def selecting(node: Any, examples: Any, places: Any) -> tuple[int, int | None, b
     if axis is None:
         return None
     own = holder(node, examples.node.expr) if isinstance(examples, torch.SymInt) else axis_of(value.shape, examples, 0)
-    if own not in (axis, None) and isinstance(value.shape[own], torch.SymInt) and not value.shape[own].node.expr.is_Symbol:
+    size: Any = None if own in (axis, None) else value.shape[own]
+    if isinstance(size, torch.SymInt) and not size.node.expr.is_Symbol:
         own = None  # merged with another axis than that of positions
     return axis, own, not value.shape[axis].node.expr.is_Symbol  # type: ignore[union-attr]
 
