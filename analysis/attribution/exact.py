@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.data import Batch, Metric, inputs, measured, size
-from analysis.attribution.references import References, setting
 from analysis.attribution.gating import Target
+from analysis.attribution.references import References, setting
+from analysis.data import Batch, Metric, inputs, measured, size
 from rewrite import Program
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analysis.attribution.gating import sizes
 from analysis.data import Batch, batches, inputs, size
 from analysis.standing import standing
 from analysis.table import Table, summary
-from analysis.attribution.gating import sizes
 from passes import distribute, freeze, gates, norm
 from rewrite import InputError, Program, SiteError, Skip
 from rewrite.ops import match

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from analysis.data import Batch, batches, inputs, joined, size
+from analysis.data import Batch, batches, drawn, inputs, size
 from rewrite import InputError, Program
 
 Mode = Literal["zero", "mean", "resample"] | Iterable[Batch] | Batch
@@ -29,7 +29,7 @@ class References:
         if not isinstance(mode, str):
             self._batches = _aligned(program, data, batches(program, mode, where), where)
         elif mode == "resample":
-            self._batches = _resampled(program, data, seed, where)
+            self._batches = drawn(program, data, seed)
         elif mode == "mean":
             self._mean = self._means(data)
 
@@ -71,29 +71,6 @@ def _aligned(program: Program, data: Sequence[Batch], given: Sequence[dict[str, 
         if wanted != found:
             raise InputError(f"{where}: expected {wanted} examples in reference batch {number}, as in the data, got {found}.")
     return given
-
-
-def _resampled(program: Program, data: Sequence[Batch], seed: int, where: str) -> Sequence[Batch]:
-    """The data with its examples in another order, drawn from `seed`; none stays where it is."""
-    whole = joined(data)
-    count = sum(size(program, batch) for batch in data)
-    if count < 2:
-        raise InputError(f"{where}: expected at least two examples to resample from, got {count}.")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    source = torch.empty_like(order)
-    source[order] = order.roll(1)  # each takes the one before it in a random cycle
-    found, start = [], 0
-    for batch in data:
-        rows = source[start : start + size(program, batch)]
-        start += len(rows)
-        found.append({name: _picked(value, rows, count) for name, value in whole.items()})
-    return found
-
-
-def _picked(value: Any, rows: Tensor, count: int) -> Any:
-    if isinstance(value, Tensor) and value.dim() and len(value) == count:
-        return value[rows.to(value.device)]
-    return [value[i] for i in rows.tolist()] if isinstance(value, list) and len(value) == count else value
 
 
 def setting(reference: Mapping[str, Tensor], gate: str, alpha: float) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from analysis import agreement, attribute, direct_logit_attribution
-from analysis.demo import load_balancer, strings, tokens
-from analysis.attribution.logits import distributed
 from analysis.attribution.gating import gated
+from analysis.attribution.logits import distributed
+from analysis.demo import load_balancer, strings, tokens
 from passes import heads
 from rewrite import InputError, Program, SiteError, trace
 from tests.models import gpt2, token_ids

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from analysis.attribution.exact import exact
-from analysis.attribution.agreement import rank_correlation
-from analysis.data import Batch, Metric, batches, inputs, measured, size
+from analysis.attribution.gating import Target, gated, sizes
+from analysis.attribution.oracle import rank_correlation
 from analysis.attribution.references import Mode, References, setting, values
+from analysis.data import Batch, Metric, batches, inputs, measured, size
 from analysis.standing import standing
 from analysis.table import Table, summary
-from analysis.attribution.gating import Target, gated, sizes
 from rewrite import InputError, Program
 
 WHERE = "attribute"
