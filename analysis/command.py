@@ -104,11 +104,15 @@ def apply(
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="A saved program, or a model as for trace.")],
     b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another one; left out: the model that A was traced from.")] = None,
-    require: Annotated[Literal["proved", "consistent"], typer.Option(help="What makes the exit code 0.")] = "proved",
+    require: Annotated[Literal["proved", "assuming", "consistent"], typer.Option(help="What makes the exit code 0.")] = "proved",
     bound: Annotated[str, typer.Option(help="The largest error probability of a proof, such as 2^-40.")] = "2^-20",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also writes JSON; - is standard output.")] = None,
     junit_file: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also writes JUnit XML, for CI.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws keys from this seed, not from fresh entropy; the report says so.")] = None,
+    assuming: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SENTENCE", help="Taken on your word: 'lib::op is elementwise', 'literals are roots'."),
+    ] = None,
     edits: Annotated[bool, typer.Option(help="Also decides whether an edit at each term of A can reach an output.")] = True,
     witness: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a witness is written, if there is one.")] = None,
     replay: Annotated[Path | None, typer.Option(metavar="FILE", help="Proves nothing, but runs both on this witness.")] = None,
@@ -139,7 +143,7 @@ def verify(
         raise typer.Exit(shown.exit_code())
     start = time.monotonic()
     with working("proving") as tell:
-        report = equivalence(*sides, bound=error, seed=seed, edits=edits and bool(first.steps), progress=tell)
+        report = equivalence(*sides, bound=error, seed=seed, edits=edits and bool(first.steps), assuming=assuming or (), progress=tell)
     if witness is not None and report.witness is not None:
         report.witness.save(witness)
     if junit_file is not None:

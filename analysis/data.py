@@ -91,3 +91,42 @@ def joined(parts: Sequence[Batch]) -> dict[str, Any]:
         else:
             made[name] = [item for value in values for item in value] if isinstance(first, list) else first
     return made
+
+
+def drawn(program: Program, data: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """For each batch one of the same size, made of other examples of the data: a seeded permutation without fixed points.
+
+    Examples change places with examples of the same shape only.
+    Raises: InputError if an example has no other of its shape.
+    """
+    rows = [(number, row) for number, batch in enumerate(data) for row in range(size(program, batch))]
+    kinds: dict[Any, list[int]] = {}
+    for at, (number, _) in enumerate(rows):
+        kinds.setdefault(_shapes(program, data[number]), []).append(at)
+    source = list(range(len(rows)))
+    generator = torch.Generator().manual_seed(seed)
+    for shape, members in kinds.items():
+        if len(members) < 2:
+            raise InputError(f"resample: expected another example of shape {shape} to draw from, got one only. Give more data, or pad.")
+        order = [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
+        for one, other in zip(order, order[1:] + order[:1], strict=True):  # one cycle through all has no fixed points
+            source[one] = other
+    made, at = [], 0
+    for batch in data:
+        count = size(program, batch)
+        made.append(_gathered(program, data, batch, [rows[i] for i in source[at : at + count]]))
+        at += count
+    return made
+
+
+def _shapes(program: Program, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    given = inputs(program, batch)
+    return tuple((name, tuple(value.shape[1:])) for name, value in given.items() if isinstance(value, Tensor))
+
+
+def _gathered(program: Program, data: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], rows: list[tuple[int, int]]) -> dict[str, Any]:
+    made, count = inputs(program, batch), len(rows)
+    for name, value in made.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] == count:
+            made[name] = torch.stack([data[number][name][row] for number, row in rows])
+    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 from xml.etree import ElementTree as XML
 
 from rewrite import InputError
@@ -13,7 +13,7 @@ from rewrite.save import write_whole
 if TYPE_CHECKING:
     from verify import Replay, Report
 
-Require = Literal["proved", "consistent"]
+Require = Literal["proved", "assuming", "consistent"]
 NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -66,7 +66,7 @@ def junit(report: Report, require: Require = "proved", seconds: float = 0.0) -> 
 
 def _equivalence(report: Report, require: Require) -> XML.Element:
     case = _case("equivalence", report.subject)
-    if report.verdict.value not in ("PROVED", "CONSISTENT")[: 1 if require == "proved" else 2]:
+    if report.verdict.value not in ("PROVED", "PROVED ASSUMING", "CONSISTENT")[: get_args(Require).index(require) + 1]:
         _failure(case, report.verdict.value, "; ".join(report.reasons) or report.verdict.value, str(report))
     return case
 
@@ -76,7 +76,7 @@ def _claims(report: Report, require: Require) -> list[XML.Element]:
     for claim in report.claims:
         case = _case("claims", f"{claim.site}: {claim.sentence}")
         text = f"{claim.equation}{f'; {claim.reason}' if claim.reason else ''}"
-        if claim.status == "fails" or (claim.status == "undecided" and require == "proved"):
+        if claim.status == "fails" or (claim.status == "undecided" and require != "consistent"):
             _failure(case, claim.status, f"{claim.status}: {text}", str(report))
         elif claim.status == "undecided":
             XML.SubElement(case, "skipped", {"message": _clean(f"undecided: {text}")})

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rewrite import Program
     from verify import Report
 
-Require = Literal["proved", "consistent"]
+Require = Literal["proved", "assuming", "consistent"]
 REQUIRED: tuple[Require, ...] = get_args(Require)
 
 
@@ -24,7 +24,8 @@ def assert_equivalent(a: Program, b: Program | None = None, *, require: Require 
     """The report of `equivalence(a, b, **how)`; the test fails with its text unless what is required holds, claims and edits included.
 
     With `b` left out `a` is compared with the model that it was traced from, and every term is tried for an edit that reaches an output.
-    `require="consistent"` also accepts what no float run contradicts, where some op has no exact meaning.
+    `require="assuming"` also accepts a proof that rests on what `assuming=` names, `require="consistent"` also what no float run
+    contradicts, where some op has no exact meaning.
     Raises: InputError for another `require`, or what `equivalence` does not take.
     """
     __tracebackhide__ = True

@@ -47,7 +47,8 @@ def measure(size: str, layers: int) -> None:
     with weightless():
         model = LlamaForCausalLM(config).eval()
     lap()
-    program = trace(model, input_ids=torch.randint(0, 1000, (1, SEQUENCE), generator=torch.Generator().manual_seed(0)))
+    ids = torch.randint(0, 1000, (1, SEQUENCE), generator=torch.Generator().manual_seed(0))
+    program = trace(model, input_ids=ids, dynamic=DYNAMIC)
     traced = lap()
     width = config.hidden_size
     rewritten = program.apply(
@@ -66,7 +67,7 @@ def measure(size: str, layers: int) -> None:
         print(report)
 
 
-LOUD = "--loud" in sys.argv
+LOUD, DYNAMIC = "--loud" in sys.argv, "--dynamic" in sys.argv
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if not word.startswith("--")]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from analysis.demo import labels, load_balancer, strings, tokens
 from analysis.demo.data import CLOSE, OPEN
-from analysis.scrub import Hypothesis, Part, by, draw, unshared
-from analysis.scrub.run import Job, fixed_rows
-from analysis.scrub.samplers import Batch, rows
+from analysis.scrubbing import Hypothesis, Part, by, draw, unshared
+from analysis.scrubbing.run import Job, fixed_rows
+from analysis.scrubbing.samplers import Batch, rows
 from benchmarks.timing import alternate
 from passes import heads
 from rewrite import Program, Terms, split, trace
@@ -96,7 +96,14 @@ def main(n: int = N) -> None:
     program = rewritten(traced)
     hypothesis = hypothesis_2b()
     copies = unshared(program, hypothesis)
-    job = Job(program, {"": copies}, data, lambda out, batch: torch.nn.functional.cross_entropy(out, batch["labels"], reduction="none"), None, MEMORY)
+    job = Job(
+        program,
+        {"": copies},
+        data,
+        lambda out, batch: torch.nn.functional.cross_entropy(out, batch["labels"], reduction="none"),
+        None,
+        MEMORY,
+    )
     reference = job.reference(n, SEED)
     drawn = draw(hypothesis, reference, data, SEED)
     every = torch.cat([batch["input_ids"] for batch in drawn.batches.values()])

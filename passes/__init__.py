@@ -2,6 +2,8 @@
 
 from passes.dictionary import dictionary
 from passes.direction import direction
+from passes.distribute import distribute
+from passes.freeze import freeze
 from passes.gates import gates
 from passes.heads import heads
 from passes.inputs import inputs
@@ -11,4 +13,17 @@ from passes.paths import paths
 from passes.subspace import subspace
 from passes.surrogate import surrogate
 
-__all__ = ["dictionary", "direction", "gates", "heads", "inputs", "neurons", "norm", "paths", "subspace", "surrogate"]
+__all__ = [
+    "dictionary",
+    "direction",
+    "distribute",
+    "freeze",
+    "gates",
+    "heads",
+    "inputs",
+    "neurons",
+    "norm",
+    "paths",
+    "subspace",
+    "surrogate",
+]

@@ -11,6 +11,8 @@ Names of the tensors as SAELens writes them.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import sympy
 import torch
 from torch import Tensor, nn
 
@@ -61,3 +63,23 @@ def _fits(y: Tensor, *, sae: Mapping[str, Tensor] | nn.Module, k: int | None, ce
 def _parallel(t: Terms, y: Tensor, *, sae: Any, k: int | None, center: bool, i: Tensor):
     row = _tensor(sae, "W_dec").index_select(0, i.reshape(1)).squeeze(0)
     return t[0][i] * (row @ row), (t[0][i] @ row).unsqueeze(-1) * row
+
+
+SMALL = {"W_enc": (2, 3), "b_enc": (3,), "W_dec": (3, 2), "b_dec": (2,)}
+
+
+@dictionary.identity("features, bias and error sum to y", y=(2, 2), sae=SMALL)
+def _sum(law: Any, y: Any, sae: Any):
+    return law(y, sae=sae).total, y
+
+
+@dictionary.identity("feature i is max(0, (y - b_dec).W_enc[:, i] + b_enc[i]) times row i of the decoder", y=(2, 2), sae=SMALL)
+def _written(law: Any, y: Any, sae: Any):
+    acts = np.frompyfunc(lambda e: sympy.Max(0, e), 1, 1)((y - sae["b_dec"]) @ sae["W_enc"] + sae["b_enc"])
+    return np.stack(law(y, sae=sae).members), np.stack([acts[:, i : i + 1] * sae["W_dec"][i] for i in range(3)])
+
+
+@dictionary.identity("it is linear in the decoder", y=(2, 2), sae=SMALL, more=(3, 2))
+def _linear(law: Any, y: Any, sae: Any, more: Any):
+    of = lambda decoder: law(y, sae={**sae, "W_dec": decoder})[0]  # noqa: E731
+    return of(sae["W_dec"] + more), of(sae["W_dec"]) + of(more)

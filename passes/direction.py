@@ -5,6 +5,8 @@
 Source: the projection of linear algebra; as an intervention, Bolukbasi et al. 2016, "Man is to Computer Programmer ...", section 6.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from rewrite import Skip, Terms, split
@@ -43,3 +45,13 @@ def _orthogonal(t: Terms, y: Tensor, *, d: Tensor):
 @direction.claim("the term is parallel to d")
 def _parallel(t: Terms, y: Tensor, *, d: Tensor):
     return t[0] * (d @ d), (t[0] @ d).unsqueeze(-1) * d
+
+
+@direction.identity("the term is (y.d / d.d) d", y=(2, 3), d=(3,))
+def _projection(law: Any, y: Any, d: Any):
+    return law(y, d=d)[0], (y @ d)[:, None] * d / (d @ d)
+
+
+@direction.identity("rest . d = 0", y=(2, 3), d=(3,))
+def _no_component(law: Any, y: Any, d: Any):
+    return law(y, d=d).rest @ d, 0

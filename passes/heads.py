@@ -5,6 +5,8 @@
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "attention heads are independent and additive".
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -59,3 +61,14 @@ def _divides(x: Tensor, weight: Tensor, bias: Tensor | None, *, n: int) -> Skip 
 def _own_slice(t: Terms, x: Tensor, weight: Tensor, bias: Tensor | None, *, n: int, i: Tensor):
     mine = torch.arange(n).repeat_interleave(x.shape[-1] // n) == i
     return t[0][i], heads(torch.where(mine, x, fresh(x)), weight, bias, n=n)[0][i]
+
+
+@heads.identity("heads and bias sum to x W' + b", x=(2, 4), weight=(3, 4), bias=(3,), n=2)
+def _sum(law: Any, x: Any, weight: Any, bias: Any, n: int):
+    return law(x, weight, bias, n=n).total, x @ weight.T + bias
+
+
+@heads.identity("head i is its slice of x times its columns of W", x=(2, 4), weight=(3, 4), bias=(3,), n=2)
+def _slices(law: Any, x: Any, weight: Any, bias: Any, n: int):
+    first, second = law(x, weight, bias, n=n).members
+    return [first, second], [x[:, :2] @ weight[:, :2].T, x[:, 2:] @ weight[:, 2:].T]

@@ -5,6 +5,8 @@
 Source: Geva et al. 2021, "Transformer Feed-Forward Layers Are Key-Value Memories", section 2.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,13 @@ def _parallel(t: Terms, x: Tensor, weight: Tensor, bias: Tensor | None, *, i: Te
 def _own_unit(t: Terms, x: Tensor, weight: Tensor, bias: Tensor | None, *, i: Tensor):
     mine = torch.arange(x.shape[-1]) == i
     return t[0][i], neurons(torch.where(mine, x, fresh(x)), weight, bias)[0][i]
+
+
+@neurons.identity("neurons and bias sum to x W' + b", x=(2, 3), weight=(2, 3), bias=(2,))
+def _sum(law: Any, x: Any, weight: Any, bias: Any):
+    return law(x, weight, bias).total, x @ weight.T + bias
+
+
+@neurons.identity("neuron i is x[i] times column i of W", x=(2, 3), weight=(2, 3), bias=(2,))
+def _columns(law: Any, x: Any, weight: Any, bias: Any):
+    return law(x, weight, bias).members, [x[:, i : i + 1] * weight[:, i] for i in range(3)]

@@ -6,6 +6,9 @@ The division is the only step that is not affine in x, so with `scale` held fixe
 Source: Ba et al. 2016, "Layer Normalization"; Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".
 """
 
+from typing import Any
+
+import sympy
 import torch
 from torch import Tensor
 
@@ -35,3 +38,21 @@ def _mean_zero(t: Terms, x: Tensor, weight: Tensor | None, bias: Tensor | None, 
 def _root_mean_square(t: Terms, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool):
     variance = x.var(-1, keepdim=True, correction=0) if centred else x.pow(2).mean(-1, keepdim=True)
     return t.scale, torch.rsqrt(variance + eps)
+
+
+@norm.identity("it is g (x - mean x) / sqrt(mean x^2 - (mean x)^2 + eps) + b", x=(2, 3), weight=(3,), bias=(3,), eps=())
+def _layer_norm(law: Any, x: Any, weight: Any, bias: Any, eps: Any):
+    mean = x.mean(-1, keepdims=True)
+    spread = (x**2).mean(-1, keepdims=True) - mean**2 + eps
+    return law(x, weight, bias, eps, True).value, weight * (x - mean) * spread ** -sympy.Rational(1, 2) + bias
+
+
+@norm.identity("without centring it is g x / sqrt(mean x^2 + eps)", x=(2, 3), weight=(3,), eps=())
+def _rms_norm(law: Any, x: Any, weight: Any, eps: Any):
+    square = (x**2).mean(-1, keepdims=True)
+    return law(x, weight, None, eps, False).value, weight * x * (square + eps) ** -sympy.Rational(1, 2)
+
+
+@norm.identity("centred, it does not see a shift", x=(3,), shift=(), eps=())
+def _shift(law: Any, x: Any, shift: Any, eps: Any):
+    return law(x + shift, None, None, eps, True).value, law(x, None, None, eps, True).value

@@ -8,6 +8,8 @@ the claim that the rest is orthogonal to B can be proved.
 Source: orthogonal projection; as an intervention, Geiger et al. 2024, "Finding Alignments Between Interpretable Causal Variables ...".
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,13 @@ def _independent(y: Tensor, *, basis: Tensor) -> Skip | None:
 @subspace.claim("the rest is orthogonal to the basis")
 def _orthogonal(t: Terms, y: Tensor, *, basis: Tensor):
     return t.rest @ basis.mT, 0
+
+
+@subspace.identity("rest . b = 0 for every row b of the basis", y=(3,), basis=(2, 3))
+def _no_component(law: Any, y: Any, basis: Any):
+    return law(y, basis=basis).rest @ basis.T, 0
+
+
+@subspace.identity("on a span of one row it is the projection on a direction", y=(2, 3), basis=(1, 3))
+def _one_row(law: Any, y: Any, basis: Any):
+    return law(y, basis=basis)[0], (y @ basis.T) * basis / (basis @ basis.T)

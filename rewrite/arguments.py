@@ -23,6 +23,7 @@ from rewrite.ops import Match, Operand
 from rewrite.ops import match as find_op
 from rewrite.records import Site
 from rewrite.splice import Splicer
+from rewrite.sums import Sum, sum_behind
 from rewrite.terms import Skip, part
 from rewrite.weights import Weight
 
@@ -92,7 +93,12 @@ def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], la
     node = splicer.nodes[site.node]
     found = Arguments()
     match = None
-    if law.of is not None:
+    if law.of == "sum":
+        behind = sum_behind(splicer, site, arguments.get("over"))
+        if isinstance(behind, Skip):
+            return behind
+        _take_sum(found, behind)
+    elif law.of is not None:
         match = find_op(law.of, node)
         for whole in splicer.before_splits(site) if isinstance(match, Skip) else ():
             earlier = find_op(law.of, whole)
@@ -120,6 +126,30 @@ def gather(splicer: Splicer, law: Law, site: Site, arguments: dict[str, Any], la
         found.real[name] = value
         found.keyword[name] = transport(splicer, found, value, f"{label}.{name}")
     return found
+
+
+def _take_sum(found: Arguments, behind: Sum) -> None:
+    """The arguments of a law of sums: the summands by name, the linear map that takes each to the site, and the constant."""
+    given = {node: found.add(node) for node in behind.inputs}
+    found.inside |= {one.node: one.site.scope for one in behind.summands if one.site and one.site.scope and "/+" in one.site.scope}
+    outside = {node: given[node] for node in behind.map.outside}
+
+    def summands(values: Sequence[Any]) -> dict[str, Tensor]:
+        made = {one.name: one.value(lambda node: given[node](values)) for one in behind.summands}
+        short = [one.name for one in behind.summands if not behind.full(one)]
+        like = given[behind.map.start](values) if short else None
+        return {name: value.expand(like.shape) if like is not None and name in short else value for name, value in made.items()}
+
+    def through(values: Sequence[Any]) -> Callable[[Tensor], Tensor]:
+        known = {node: one(values) for node, one in outside.items()}
+        return lambda x: behind.map.linear(x, known)
+
+    def constant(values: Sequence[Any]) -> Tensor | None:
+        known = {node: one(values) for node, one in outside.items()}
+        return None if behind.map.homogeneous else behind.map(torch.zeros_like(given[behind.map.start](values)), known)
+
+    found.positional = [summands, through, constant]
+    found.key.append(("sum", *(node.name for node in (behind.map.start, *behind.map.nodes, *given))))
 
 
 def _called(function: Callable[..., Any], view: SiteView, what: str) -> Any:

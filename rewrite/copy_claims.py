@@ -1,9 +1,9 @@
 """What is claimed of copies of inputs: that each is read on its paths, and on no other.
 
-For every copy, (1) what its paths pass first is the original's value with the copy in the place of the inputs, (2) apart from that no output
-depends on it, and (3) for every stretch of its paths, what is read at the lower end changes as the original would if what is passed at
-the upper end changed on this stretch alone. All are equations over nodes of the program, computed once more with other values in some
-places: they hold of what the graph is, not of how it was made.
+For every copy, (1) what its paths pass first is the original's value with the copy in the place of the inputs, (2) apart from that no
+output depends on it, and (3) for every stretch of its paths, what is read at the lower end changes as the original would if what is
+passed at the upper end changed on this stretch alone. All are equations over nodes of the program, computed once more with other values
+in some places: they hold of what the graph is, not of how it was made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, fx
 
 from rewrite.capture import capture
-from rewrite.errors import PassError
 from rewrite.paths import additive, factor_nodes
 from rewrite.places import here
 from rewrite.records import Claim, Site
@@ -155,7 +154,9 @@ class _Claims:
         equation = _Equation()
         law, splicer = self.job.bound.law.function, self.splicer
         inputs = [one.before, one.own]
-        captured = capture(lambda x, y: [torch.where(here(x, one.region), y, x)], [n.meta["val"] for n in inputs], splicer.mode, law.__name__)
+        captured = capture(
+            lambda x, y: [torch.where(here(x, one.region), y, x)], [n.meta["val"] for n in inputs], splicer.mode, law.__name__
+        )
         image = dict(zip(captured.inputs, map(equation.node, inputs), strict=True))
         found = equation.node(self.job.chosen(one))
         for node in captured.graph.nodes:

@@ -190,7 +190,11 @@ def _copies(program: Program, made: Lifted) -> dict[str, Any]:
     """The copies of inputs as arguments of their own, `input_ids__name`, at the example's values."""
     values = bind(program, *program.example)
     taken = {leaf.name for leaf in made.leaves.values()} | set(program.calling.parameters)
-    return {_unused(re.sub(r"\W", "_", leaf.name.replace("@", "__")), taken): values[node] for node, leaf in program.leaves.items() if leaf.copy_of}
+    return {
+        _unused(re.sub(r"\W", "_", leaf.name.replace("@", "__")), taken): values[node]
+        for node, leaf in program.leaves.items()
+        if leaf.copy_of
+    }
 
 
 def _move_gates_behind_inputs(made: Lifted) -> None:

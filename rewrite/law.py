@@ -16,7 +16,7 @@ from torch import Tensor
 from rewrite.errors import PassError, nearest
 
 Shape = Literal["split", "reform", "rewire"]
-OPS = ("linear", "norm", "attention", "embedding")
+OPS = ("linear", "norm", "attention", "embedding", "sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,18 @@ class ClaimLaw:
     member: str | None  # the argument that stands for an arbitrary member of the first family
 
 
+@dataclass(frozen=True)
+class IdentityLaw:
+    """An identity as written next to its pass: `function(law, **symbols)` returns two sides, arrays of sympy expressions.
+
+    `like` says what each argument is: symbols of that shape for a tuple (in a mapping too), else the value itself.
+    """
+
+    sentence: str
+    function: Callable[..., Any]
+    like: Mapping[str, Any]
+
+
 @dataclass(eq=False)
 class Law:
     """A decomposition, callable as the plain function that it is; `.at(address, ...)` makes it a pass."""
@@ -46,6 +58,7 @@ class Law:
     callables: tuple[str, ...] = ()  # keyword arguments that are functions themselves, not functions of the site
     guards: list[Callable[..., Any]] = field(default_factory=list)
     claims: list[ClaimLaw] = field(default_factory=list)
+    identities: list[IdentityLaw] = field(default_factory=list)
     preparation: Callable[..., dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +102,23 @@ class Law:
 
         return register
 
+    def identity(self, sentence: str, **like: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Registers an identity for all numbers, at the small shapes `like`; `verify.identities` proves it.
+
+        The decorated function takes (law, then arrays of symbols) and returns two sides; `law(...)` is this law's own function on symbols.
+        Raises: PassError when used without its sentence.
+        """
+        if not isinstance(sentence, str):
+            raise PassError(
+                f"{self.name}.identity: expected the identity in words, got {type(sentence).__name__}. Write @{self.name}.identity('...')."
+            )
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.identities.append(IdentityLaw(sentence, function, like))
+            return function
+
+        return register
+
     def at(self, *where: Any, name: str | None = None, **arguments: Any) -> Bound:
         """This law as a pass: at the sites `where` (addresses, globs, lists of them, or a dict of paths), its terms called `name`.
 
@@ -105,7 +135,9 @@ class Law:
         if not where:
             raise PassError(f"{self.name}.at: expected at least one address, got none. List them with program.sites().")
         defaults = {key: default for key, default in self.keywords.items() if default is not inspect.Parameter.empty}
-        flat = tuple(item for one in where for item in ([one] if isinstance(one, str) else one.items() if isinstance(one, Mapping) else one))
+        flat = tuple(
+            item for one in where for item in ([one] if isinstance(one, str) else one.items() if isinstance(one, Mapping) else one)
+        )
         return Bound(self, flat, name, {**defaults, **arguments})
 
 

@@ -15,6 +15,7 @@ from rewrite.records import Claim, Site
 from rewrite.routes import parse_route, pointed
 from rewrite.run import needed
 from rewrite.splice import Splicer, reads
+from rewrite.unedited import is_unedited
 
 aten = torch.ops.aten
 SAME = (aten.alias.default, aten.clone.default, aten.contiguous.default)
@@ -46,7 +47,7 @@ def additive(splicer: Splicer, term: Site, end: fx.Node) -> Additive:
     start = splicer.nodes[term.node]
     way = needed([end])
     products: dict[fx.Node, list[Product]] = {}
-    varying = _varying(way, _inputs(splicer))
+    varying = varying_nodes(way, _inputs(splicer))
     for node in sorted((n for n in way if n.op == "call_function" and start < n), key=lambda n: n._sort_key):
         found = _products(node, lambda arg, reader=node: _of(products, start, arg, reader, term), varying)
         if found:
@@ -68,9 +69,12 @@ def _of(products: dict[fx.Node, list[Product]], start: fx.Node, arg: Any, reader
     return products.get(arg, []) if isinstance(arg, fx.Node) else []
 
 
-def _varying(nodes: Iterable[fx.Node], inputs: frozenset[str]) -> set[fx.Node]:
+def varying_nodes(nodes: Iterable[fx.Node], inputs: frozenset[str]) -> set[fx.Node]:
+    """What depends on inputs, but for what is frozen: an un-edited copy is as fixed as a weight."""
     found: set[fx.Node] = set()
     for node in sorted(nodes, key=lambda n: n._sort_key):
+        if is_unedited(node):
+            continue
         if (node.op == "placeholder" and node.name in inputs) or any(n in found for n in node.all_input_nodes):
             found.add(node)
     return found
@@ -82,26 +86,28 @@ def _products(node: fx.Node, of: Any, varying: set[fx.Node]) -> list[Product]:
     if node.target in SAME:
         return of(args[0])
     if node.target is aten.neg.default:
-        return _scaled(of(args[0]), -1.0)
+        return scaled(of(args[0]), -1.0)
     if node.target in (aten.add.Tensor, aten.sub.Tensor):
         sign = -1.0 if node.target is aten.sub.Tensor else 1.0
-        return of(args[0]) + _scaled(of(args[1]), sign * node.kwargs.get("alpha", 1))  # type: ignore[operator]
+        return of(args[0]) + scaled(of(args[1]), sign * node.kwargs.get("alpha", 1))  # type: ignore[operator]
     if node.target is aten.mul.Tensor:
         for value, factor in (args, args[::-1]):
             if of(value) and factor not in varying:
-                return _scaled(of(value), factor)
+                return scaled(of(value), factor)
     if node.target is aten.div.Tensor and isinstance(args[1], int | float):
-        return _scaled(of(args[0]), 1.0 / args[1]) if _dyadic(args[1]) else []
+        return scaled(of(args[0]), 1.0 / args[1]) if dyadic(args[1]) else []
     return []
 
 
-def _dyadic(value: float) -> bool:
+def dyadic(value: float) -> bool:
+    """True if dividing by `value` is multiplying by a number that floats hold exactly."""
     return (value != 0 and (1.0 / value) * value == 1.0 and float(value).as_integer_ratio()[0] in (1, -1)) or (
         float(value).is_integer() and (int(value) & (int(value) - 1)) == 0
     )
 
 
-def _scaled(products: list[Product], factor: Any) -> list[Product]:
+def scaled(products: list[Product], factor: Any) -> list[Product]:
+    """The products with one more factor, a number or node."""
     if isinstance(factor, fx.Node):
         return [(number, (*nodes, factor)) for number, nodes in products]
     return [(number * factor, nodes) for number, nodes in products]
@@ -165,7 +171,7 @@ def crossed(splicer: Splicer, site: Site) -> str | None:
 def _carriers(splicer: Splicer, start: fx.Node, ends: set[fx.Node]) -> set[fx.Node]:
     """The nodes on the way to `ends` that `start` reaches through adds and scalings alone."""
     way = needed(ends)
-    varying = _varying(way, _inputs(splicer))
+    varying = varying_nodes(way, _inputs(splicer))
     products: dict[fx.Node, list[Product]] = {start: [(1.0, ())]}
     for node in sorted((n for n in way if n.op == "call_function" and start < n), key=lambda n: n._sort_key):
         products[node] = _products(node, lambda arg: products.get(arg, []) if isinstance(arg, fx.Node) else [], varying)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,12 @@ def _compile(program: Program, edited: list[str], wanted: list[str]) -> Runner:
     nodes = [plan.value(plan.parsed(address)) for address in wanted]
     splicer = plan.splicer
     return Runner(splicer.graph, [*splicer.graph.output_node().args[0], *nodes], splicer.leaves, extras)  # type: ignore[misc]
+
+
+def with_edits(program: Program, edited: Sequence[str]) -> tuple[Splicer, list[str]]:
+    """A fork of the program with an edit at each address, and the names of the placeholders of their functions."""
+    plan = _Plan(Splicer(program))
+    return plan.splicer, [plan.insert(plan.parsed(address)) for address in edited]
 
 
 def _edit(value: Edit, address: str) -> Callable[[Tensor], Tensor]:

@@ -21,6 +21,7 @@ from rewrite.weights import Weight
 
 if TYPE_CHECKING:
     from rewrite.law import Bound
+    from rewrite.resume import Resume
     from rewrite.show import Cost, SiteTable
 
 
@@ -159,6 +160,23 @@ class Program:
             )
         tensors = self.gates.held(gates) if gates else self.tensors
         return poke(self, tensors, bind(self, args, inputs), dict(edit or {}), list(read))
+
+    @cached_property
+    def _resumed(self) -> dict[Any, Resume]:
+        return {}
+
+    def resume(self, groups: Sequence[Sequence[str]], *, positions: bool = False, each: bool = False) -> Resume:
+        """The program made ready to run once, and then again only what depends on the values at some addresses, for each group of them.
+
+        `positions`: its outputs hold some positions only, `each`: other ones for each example.
+        Raises: SiteError for addresses that match nothing or reach no output.
+        """
+        from rewrite.resume import Resume
+
+        key = (tuple(map(tuple, groups)), positions, each)
+        if key not in self._resumed:
+            self._resumed[key] = Resume(self, groups, positions=positions, each=each)
+        return self._resumed[key]
 
     def refresh(self) -> None:
         """Forgets cached constants: needed only after a weight was changed through `.data`, which leaves no trace."""

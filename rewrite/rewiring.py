@@ -1,12 +1,14 @@
 """Rewiring: changing what the readers of a site, or of a path, read.
 
-A law of this shape is called with (read) at a site: what its readers read. On a path `t -> r` it is called with
+A law of this shape is called with (read) at a site: what its readers read; if it asks for it also with `unedited`, what they would read
+if nothing were gated or edited upstream. On a path `t -> r` it is called with
 (read, term, own, coefficient): what r read, the term, the path's own copy of the term, and the factor the term reaches r with.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +17,16 @@ from torch import Tensor, fx
 
 from rewrite import family
 from rewrite.address import find, parse
+from rewrite.arguments import Arguments
 from rewrite.capture import capture
+from rewrite.claims import claim_graph
 from rewrite.errors import PassError, SiteError
 from rewrite.law import Bound, Free
 from rewrite.paths import additive, crossed, factor_nodes, path_claim, split_path
 from rewrite.records import FamilyRecord, GateRecord, Site
 from rewrite.splice import Splicer
 from rewrite.terms import Skip, axis_dims
+from rewrite.unedited import unedited
 
 aten = torch.ops.aten
 CARRYING = frozenset(  # ops whose result holds what an argument holds
@@ -63,10 +68,12 @@ def rewire_at(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
         refusal = guard(splicer.value(site), **bound.arguments)
         if refusal is not None:
             return refusal
-    if site.address in splicer.families:
-        _rewire_family(splicer, bound, splicer.families[site.address], site)
-    else:
+    if site.address not in splicer.families:
         _rewire_site(splicer, bound, site)
+    elif "unedited" in bound.law.positional:
+        return Skip("it is a family, whose members have no value of their own here: apply this to the site that it is a term of")
+    else:
+        _rewire_family(splicer, bound, splicer.families[site.address], site)
     return None
 
 
@@ -119,15 +126,43 @@ def _rewire_site(splicer: Splicer, bound: Bound, site: Site) -> None:
     cut, scope = splicer.cut(site), splicer.outer_scope(site)
     leaves = _free_leaves(splicer, bound, site.address, splicer.value(site), None)
     tensors, plain = _given(splicer, bound, site.address)
-    named = {**leaves, **tensors}
+    named = {**leaves, **tensors, **_unedited(splicer, bound, site.address, cut.node)}
+    inputs = [cut.node, *named.values()]
 
     def law(read: Tensor, *values: Tensor) -> list[Tensor]:
         return [_checked(bound, bound.law.function(read, **dict(zip(named, values, strict=True)), **plain), read)]
 
-    captured = capture(law, [node.meta["val"] for node in (cut.node, *named.values())], splicer.mode, site.address)
+    captured = capture(law, [node.meta["val"] for node in inputs], splicer.mode, site.address)
     image: dict[fx.Node, Any] = {}
-    splicer.paste(captured, [cut.node, *named.values()], [captured.outputs[0]], scope, image)
+    splicer.paste(captured, inputs, [captured.outputs[0]], scope, image)
     splicer.redirect(cut, _own_node(splicer, image[captured.outputs[0]], scope))
+    _claim(splicer, bound, site.address, {"read": cut.node, **named})
+
+
+def _unedited(splicer: Splicer, bound: Bound, address: str, node: fx.Node) -> dict[str, fx.Node]:
+    """The un-edited copy of what is read, for a law that asks for it; claims about the site speak of the copy then."""
+    if "unedited" not in bound.law.positional:
+        return {}
+    path = next(
+        (c.site for c in splicer.claims if address in c.reads and c.site in splicer.sites and splicer.sites[c.site].kind == "path"), ""
+    )
+    if path:
+        raise PassError(f"{address}: expected a value that no path starts from, got the term of {path}. Apply this first, then the path.")
+    found = unedited(splicer, node)
+    splicer.rebind_claims_of(address, lambda n: n if n.op == "placeholder" else unedited(splicer, n))
+    return {"unedited": found}
+
+
+def _claim(splicer: Splicer, bound: Bound, address: str, named: Mapping[str, fx.Node]) -> None:
+    """The law's claims about what the site is now, its only term."""
+    for law in bound.law.claims:
+        arguments = Arguments()
+        given = {name: arguments.add(node) for name, node in named.items()}
+        arguments.positional = [given.pop(name) for name in bound.law.positional]
+        arguments.keyword = given
+        claim = claim_graph(splicer, law, address, len(splicer.steps), [("", (address, None))], arguments, {})
+        if claim is not None:
+            splicer.add_claim(claim)
 
 
 def _own_node(splicer: Splicer, node: fx.Node, scope: tuple[str, ...]) -> fx.Node:

@@ -48,7 +48,7 @@ def prune(graph: fx.Graph, wanted: Sequence[Any], keep: Sequence[fx.Node] = ()) 
             image[node].meta = node.meta
             continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: image[n])  # type: ignore[misc]
-        key = _key(node.target, args, kwargs)
+        key = expression(node.target, args, kwargs)
         if key not in known:
             known[key] = result.call_function(node.target, args, kwargs)
             known[key].meta = node.meta
@@ -93,7 +93,9 @@ def _fits(total: fx.Node, product: fx.Node, bias: fx.Node) -> bool:
     return shapes and sums.dtype == values.dtype == vector.dtype
 
 
-def _key(target: Any, args: Any, kwargs: Any) -> Any:
+def expression(target: Any, args: Any, kwargs: Any) -> Any:
+    """What two nodes have in common if they compute the same: a key."""
+
     def frozen(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return tuple(map(frozen, value))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 ORDER: tuple[LeafKind, ...] = ("parameter", "buffer", "constant", "gate", "input")
+UNEDITED = "/+unedited"  # the tag of nodes that no edit, gate or rewrite ever reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +151,12 @@ class Splicer:
             last = node if last < node else last
         return last
 
-    def call(self, anchor: fx.Node, target: Any, args: tuple[Any, ...], scope: tuple[str, ...], value: Any) -> fx.Node:
+    def call(
+        self, anchor: fx.Node, target: Any, args: tuple[Any, ...], scope: tuple[str, ...], value: Any, kwargs: dict[str, Any] | None = None
+    ) -> fx.Node:
         """A new node right behind `anchor`; `value` is its fake value."""
         with self.graph.inserting_after(anchor):
-            node = self.graph.call_function(target, args)
+            node = self.graph.call_function(target, args, kwargs or {})
         node.meta.update(val=value, scope=scope)
         self.nodes[node.name] = node
         return node
@@ -351,6 +354,19 @@ class Splicer:
         ]
         self.splits = [replace(split, whole=new.name) if split.whole == old.name else split for split in self.splits]
 
+    def rebind_claims_of(self, term: str, image: Callable[[fx.Node], fx.Node]) -> None:
+        """Makes the claims that read a term speak of what `image` says of their nodes."""
+
+        def moved(binding: tuple[str, str]) -> tuple[str, str]:
+            kind, what = binding
+            return (kind, what) if kind == "member" else (kind, image(self.nodes[what]).name)
+
+        def rebound(claim: Claim) -> Claim:
+            swaps = {name: {image(self.nodes[n]).name: other for n, other in swapped.items()} for name, swapped in claim.swaps.items()}
+            return replace(claim, bindings={name: moved(binding) for name, binding in claim.bindings.items()}, swaps=swaps)
+
+        self.claims = [rebound(claim) if term in claim.reads else claim for claim in self.claims]
+
     def add_gate(self, record: GateRecord) -> None:
         """Records a gate."""
         self.gates[record.address] = record
@@ -374,8 +390,13 @@ class Splicer:
 
 
 def reads(user: fx.Node, site: Site) -> bool:
-    """True if `user`, a user of the site's node, reads the site: a module's output is read outside of it, its input inside."""
+    """True if `user`, a user of the site's node, reads the site: a module's output is read outside of it, its input inside.
+
+    An un-edited copy reads nothing that can be edited.
+    """
     scope = user.meta.get("scope", ())
+    if UNEDITED in scope:
+        return False
     if site.kind == "output":
         module = site.address.partition(":")[0]
         return user.op == "output" if not module else module not in scope

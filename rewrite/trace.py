@@ -77,7 +77,7 @@ def _attempt(model: nn.Module, example: Example, used: Example, specification: A
     """
     recorder = Recorder(model)
     try:
-        with torch.no_grad(), _quiet(), standing_in(model, used) as given:
+        with torch.no_grad(), quiet(), standing_in(model, used) as given:
             exported = torch.export.export(Tapped(model, recorder), *shapes.fresh(given), dynamic_shapes=specification, strict=False)
             taps = tuple(recorder.taps)
             strip(exported)
@@ -90,7 +90,7 @@ def _attempt(model: nn.Module, example: Example, used: Example, specification: A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences what export prints and warns."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -81,7 +81,6 @@ class Track:
                 found.add(p)
         return frozenset(found)
 
-
     def furthest(self, graph: fx.Graph) -> int:
         """How many passages a path can pass in order, whether or not the next one lies on its way."""
         order = list(graph.nodes)
@@ -256,9 +255,7 @@ class Tracks:
 
     def _rivals(self, done: list[int]) -> tuple[Track, Track]:
         pairs = [(self.all[i], self.all[j]) for i in done for j in done if i < j and self.all[i].copy != self.all[j].copy]
-        return next(
-            ((a, b) for a, b in pairs if not a.route.extends(b.route) and not b.route.extends(a.route)), pairs[0]
-        )
+        return next(((a, b) for a, b in pairs if not a.route.extends(b.route) and not b.route.extends(a.route)), pairs[0])
 
     def _matters(self, i: int, winner: int, copy: str) -> bool:
         """True if it can still change something that the paths are on this track: those that a winner ends in cannot."""

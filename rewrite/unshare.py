@@ -201,7 +201,8 @@ class Unsharing:
                 clear = f" clear of {', '.join(site.address for site in way.avoided)}" if way.avoided else ""
                 advice = "Go on with ~>, or open it with a pass (norm, heads)." if way.kind == "->" else "Stops are named from upstream on."
                 raise PassError(
-                    f"path {track.route.text!r}: expected a way {way.kind} from {track.passages[met].name} to {reader}{clear}, got none. {advice}"
+                    f"path {track.route.text!r}: expected a way {way.kind} from {track.passages[met].name} to {reader}{clear}, got none. "
+                    f"{advice}"
                 )
 
     def _move_sites(self) -> None:
@@ -227,7 +228,9 @@ def unshare(splicer: Splicer, bound: Bound) -> list[str]:
     """
     taken = next((leaf.name for leaf in splicer.leaves.values() if leaf.copy_of), None)
     if taken:
-        raise PassError(f"{bound.law.name}: expected a program without copies of inputs, got one that has {taken!r}. Name all paths at once.")
+        raise PassError(
+            f"{bound.law.name}: expected a program without copies of inputs, got one that has {taken!r}. Name all paths at once."
+        )
     varying = depending(splicer)
     copies = {name: list(_texts(bound, name, paths)) for name, paths in _pairs(bound)}
     found = Tracks(tuple(track_of(splicer, name, parse_route(text), varying) for name, texts in copies.items() for text in texts))
@@ -248,12 +251,16 @@ def _pairs(bound: Bound) -> list[tuple[str, Any]]:
     names = [name for name, _ in pairs]
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in ("in", "act") or names.count(name) > 1:
-            raise PassError(f"{bound.law.name}.at: expected names of copies, letters and digits, each once, got {name!r}. Call it otherwise.")
+            raise PassError(
+                f"{bound.law.name}.at: expected names of copies, letters and digits, each once, got {name!r}. Call it otherwise."
+            )
     return pairs
 
 
 def _texts(bound: Bound, name: str, paths: Any) -> Iterable[str]:
     texts = [paths] if isinstance(paths, str) else list(paths) if isinstance(paths, Iterable) else []
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise PassError(f"{bound.law.name}.at: expected a path or a list of them for {name!r}, got {paths!r}. Write e.g. 'attn -> ln_f@in'.")
+        raise PassError(
+            f"{bound.law.name}.at: expected a path or a list of them for {name!r}, got {paths!r}. Write e.g. 'attn -> ln_f@in'."
+        )
     return texts

@@ -1,6 +1,6 @@
-"""Every block of the README runs, in order; Python prints what the text block behind it shows, commands exit with 0.
+"""Every block of the README, and of pages in docs, runs, in order; Python prints what the text block behind it shows, commands exit with 0.
 
-`README_UPDATE=1 pytest tests/test_readme.py` writes what is printed now into the README.
+`README_UPDATE=1 pytest tests/test_readme.py` writes what is printed now into the pages.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
 def figures_masked(text: str) -> str:
-    """The text with measured figures blanked: rounding differs from one processor to another."""
-    return re.sub(r"\d+(\.\d+)?(e[-+]?\d+)?", "0", text).strip()
+    """The text with measured figures blanked, and spaces made one: rounding differs from one processor to another."""
+    return re.sub(r" +", " ", re.sub(r"\d+(\.\d+)?(e[-+]?\d+)?", "0", text)).strip()
 
 
 def printed(code: str, names: dict) -> str:
@@ -32,11 +32,15 @@ def printed(code: str, names: dict) -> str:
     return out.getvalue()
 
 
-def test_blocks_run_and_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = ROOT / "README.md"
-    text, names = readme.read_text(), {}
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md") if BLOCK.search(page.read_text()))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_run_and_print_what_is_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / name
+    text, names = page.read_text(), {}
     blocks = list(BLOCK.finditer(text))
-    assert len(blocks) >= 5
+    assert len(blocks) >= (5 if name == "README.md" else 1)
     monkeypatch.chdir(tmp_path)
     for block in reversed([(block, printed(block["code"], names)) for block in blocks]):
         match, output = block
@@ -45,7 +49,7 @@ def test_blocks_run_and_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.
         else:
             assert figures_masked(match["shown"] or "") == figures_masked(output)
     if os.environ.get("README_UPDATE"):
-        readme.write_text(text)
+        page.write_text(text)
 
 
 def test_a_wrong_output_would_be_noticed() -> None:
@@ -71,6 +75,7 @@ def test_the_commands_are_the_promised_ones() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    linked = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text())
-    assert linked
-    assert not [path for path in linked if not (ROOT / path).exists()]
+    for page in (ROOT / name for name in PAGES):
+        linked = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
+        assert linked or page.name != "README.md"
+        assert not [path for path in linked if not (page.parent / path).exists()]

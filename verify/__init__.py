@@ -1,9 +1,25 @@
 """Does a rewritten program compute the same function, and are its terms what they say?"""
 
 from verify.equivalence import equivalence
+from verify.formula import Formula, formula
+from verify.identities import Identity, identities
 from verify.liveness import Liveness, liveness, raise_unless_alive
 from verify.replay import Replay, replay
 from verify.report import Report, Verdict
 from verify.witness import Witness
 
-__all__ = ["Liveness", "Replay", "Report", "Verdict", "Witness", "equivalence", "liveness", "raise_unless_alive", "replay"]
+__all__ = [
+    "Formula",
+    "Identity",
+    "Liveness",
+    "Replay",
+    "Report",
+    "Verdict",
+    "Witness",
+    "equivalence",
+    "formula",
+    "identities",
+    "liveness",
+    "raise_unless_alive",
+    "replay",
+]

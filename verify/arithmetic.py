@@ -75,7 +75,7 @@ class Arithmetic:
             self.refuse("+inf has no place in the field")
         hard, undefined = some(data == -torch.inf), some(data.isnan())
         soft = some(sum((data == low for low in self.world.lowest(dtype)), torch.zeros_like(data, dtype=torch.bool)))
-        odd = either(hard, soft, undefined)
+        odd = either(hard, undefined)
         finite = data if odd is None else data.masked_fill(odd, 0)
         return Field(self.math.lift(finite), CONSTANT, hard, soft, undefined, dtype)
 
@@ -93,7 +93,10 @@ class Arithmetic:
     # Ring
 
     def add(self, x: Value, y: Value) -> Field:
-        """x + y. A tag stays: -inf and the smallest number absorb what is added, and two smallest numbers overflow to -inf."""
+        """x + y. A tag stays: -inf and the smallest number absorb what is added, and two smallest numbers overflow to -inf.
+
+        So a smallest number remains the number that it is, which its residues say.
+        """
         x, y = self.field(x), self.field(y)
         shape = torch.broadcast_shapes(x.shape, y.shape)
         hard = _spread(either(x.hard, y.hard), shape)
@@ -102,9 +105,15 @@ class Arithmetic:
             hard = some(either(hard, _spread(x.soft & y.soft, shape)))
         if hard is not None and soft is not None:
             soft = some(soft & ~hard)
-        parts = tuple(self.math.tidy(i, a.double() + b.double()) for i, (a, b) in enumerate(zip(x.parts, y.parts, strict=True)))
+        pairs = zip(self._lent(x, y), self._lent(y, x), strict=True)
+        parts = tuple(self.math.tidy(i, a.double() + b.double()) for i, (a, b) in enumerate(pairs))
         out = Field(parts, x.degree.plus(y.degree), hard, soft, _spread(either(x.undefined, y.undefined), shape), x.dtype)
         return self.following(out, x.tangent, y.tangent)
+
+    @staticmethod
+    def _lent(x: Field, y: Field) -> Parts:
+        """What x adds to y: nothing where y is a smallest number."""
+        return x.parts if y.soft is None else tuple(torch.where(y.soft, 0.0, part.double()) for part in x.parts)
 
     def neg(self, x: Value) -> Field:
         """-x."""
@@ -150,12 +159,14 @@ class Arithmetic:
                     return True
         return False
 
-    def scale(self, x: Value, factor: float | Fraction) -> Field:
-        """x times an exact number. -inf stays -inf under a positive one."""
+    def scale(self, x: Value, factor: float | Fraction, over: float | Fraction = 1) -> Field:
+        """x times an exact number, over another. -inf stays -inf under a positive one; a part of a smallest number is an ordinary one."""
         x = self.field(x)
-        if x.tagged and (factor <= 0 or x.soft is not None):
-            self.refuse("a smallest finite number, or -inf and a factor that is not positive")
-        number = self.math.number(factor)
+        if x.tagged and (factor * over <= 0 or (x.soft is not None and abs(factor) > abs(over))):
+            self.refuse("-inf and a factor that is not positive, or a smallest finite number and one that is not between 0 and 1")
+        if factor != over:
+            x = replace(x, soft=None)
+        number = self.math.number(factor, over)
         self.factors.add(number)
         times = lambda v: tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(v.parts, number, strict=True)))  # noqa: E731
         return self.linear(x, lambda v: replace(v, parts=times(v)))

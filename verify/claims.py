@@ -19,6 +19,7 @@ from rewrite.errors import PassError
 from rewrite.program import Program
 from rewrite.records import Claim
 from rewrite.run import needed
+from verify.assume import NOTHING, Assumed
 from verify.cases import others
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
@@ -40,6 +41,7 @@ class Proof:
     members: tuple[int, int] | None = None  # tried, out of
     refused: str | None = None
     again: bool = False  # an equal claim had been proved at another site
+    assumed: tuple[str, ...] = ()  # what it rests on beside the laws
 
     @property
     def sampled(self) -> bool:
@@ -47,7 +49,9 @@ class Proof:
         return self.members is not None and self.members[0] < self.members[1]
 
 
-def prove(side: Side, claims: Sequence[Claim], key: bytes, share: float, progress: Callable[[str], None] | None = None) -> list[Proof]:
+def prove(
+    side: Side, claims: Sequence[Claim], key: bytes, share: float, progress: Callable[[str], None] | None = None, assumed: Assumed = NOTHING
+) -> list[Proof]:
     """A proof, or the lack of one, for each claim; each is wrong with probability at most 2^share.
 
     Raises: PassError for a claim that reads no term: it says nothing.
@@ -62,7 +66,7 @@ def prove(side: Side, claims: Sequence[Claim], key: bytes, share: float, progres
         if statement in known:
             proofs.append(replace(known[statement], claim=claim, again=True))
         else:
-            proofs.append(known.setdefault(statement, _prove(side, claim, sub_key(key, "claim", number), share)))
+            proofs.append(known.setdefault(statement, _prove(side, claim, sub_key(key, "claim", number), share, assumed)))
     return proofs
 
 
@@ -91,19 +95,21 @@ def _term_nodes(program: Program, address: str) -> set[str]:
     return {*(family.operands if family else ()), *([site.node] if site else ())}
 
 
-def _prove(side: Side, claim: Claim, key: bytes, share: float) -> Proof:
+def _prove(side: Side, claim: Claim, key: bytes, share: float, assumed: Assumed) -> Proof:
     members, total = _members(side.program, claim, key)
     left, right, *_ = _statement(side, claim)
     if left == right:  # one expression: nothing that could differ, and nothing drawn
         return Proof(claim, True, -math.inf, None if members == [None] else (total, total))
-    bound = 0.0
+    bound, taken = 0.0, dict[str, None]()
     for member in members:
-        found = decide(lambda world, m=member: _sides(side, claim, world, m), sub_key(key, member), share - math.log2(len(members)))
+        sides = lambda world, m=member: _sides(side, claim, world, m)  # noqa: E731
+        found = decide(sides, sub_key(key, member), share - math.log2(len(members)), declared=assumed.ops)
+        taken |= dict.fromkeys(found.tally.assumed)
         tried = None if member is None else (len(members), total)
         if not found.equal or found.log2_bound > share:
             return Proof(claim, False, 0.0, tried, _why_not(found, member))
         bound += 2.0**found.log2_bound
-    return Proof(claim, True, math.log2(bound), None if members == [None] else (len(members), total))
+    return Proof(claim, True, math.log2(bound), None if members == [None] else (len(members), total), assumed=tuple(taken))
 
 
 def _why_not(found: Decision, member: int | None) -> str | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from verify.field import Vanishing
 from verify.interpret import Refused, same
+from verify.radicals import Lacking
 from verify.value import Agreement, Field
 from verify.world import Law, Tally, World
 
@@ -46,21 +48,25 @@ def first_count(share: float, calls: int) -> int:
     return next((n for n in range(3, MOST_PRIMES) if pairs + n * PER_PRIME <= share), MOST_PRIMES)
 
 
-def decide(experiment: Experiment, key: bytes, share: float, theory: Law = "gates", *, dual: bool = False, calls: int = 0) -> Decision:
+def decide(
+    experiment: Experiment, key: bytes, share: float, theory: Law = "gates", *, dual: bool = False, calls: int = 0,
+    declared: Mapping[Any, str] | None = None,
+) -> Decision:  # fmt: skip
     """Whether the two sides that `experiment` computes in a world are equal, wrong with probability at most 2^share.
 
     In `dual` worlds derivatives are compared too. `calls` says about how many values of functions there are. Runs under independent keys
-    multiply. A bound of infinity (a degree reached a prime) is handed back as it is.
+    multiply. A bound of infinity (a degree reached a prime) is handed back as it is. `declared`: op -> what it is said to be.
     """
     count = first_count(share, calls) if theory != "signs" else MOST_PRIMES
-    total = 0.0
+    total, squares = 0.0, set[Fraction]()
     for run in range(MOST_RUNS):
-        world = World(sub_key(key, theory, run, count), count, theory, dual=dual)
+        world = World(sub_key(key, theory, run, count), count, theory, dual=dual, declared=declared, squares=squares)
         try:
             left, right = experiment(world)
         except Refused as refused:
             return Decision(False, 0.0, count, theory, refused=f"{refused.op} at {refused.node}: {refused.reason}", tally=world.tally)
-        except Vanishing:
+        except Vanishing as vanishing:
+            squares |= {vanishing.number} if isinstance(vanishing, Lacking) else set()
             continue
         except AssertionError as defect:
             return Decision(False, 0.0, count, theory, refused=f"the checker found fault with itself: {defect}", tally=world.tally)

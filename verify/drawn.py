@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
+from copy import copy
 from hashlib import blake2b
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 LARGE = 1 << 25  # elements of a matrix from which it is not held
 BLOCK, MOST = 1 << 20, 4096  # elements and rows drawn at once
+KEPT = 2  # products of one matrix
 
 
 def stream(key: bytes, label: str) -> torch.Generator:
@@ -29,10 +32,23 @@ def stream(key: bytes, label: str) -> torch.Generator:
 
 
 class Drawn:
-    """A matrix of uniform residues modulo p, or its transpose if `turned`: products read it in blocks, any other op as a whole tensor."""
+    """A matrix of uniform residues modulo p, or its transpose if `turned`: products read it in blocks, any other op as a whole tensor.
 
-    def __init__(self, stored: tuple[int, int], p: int, key: bytes, label: str, turned: bool = False) -> None:
-        self.stored, self.p, self.key, self.label, self.turned = stored, p, key, label, turned
+    The last products are kept: of two programs to compare, the second often asks for what the first did.
+    """
+
+    def __init__(self, stored: tuple[int, int], p: int, key: bytes, label: str) -> None:
+        self.stored, self.p, self.key, self.label, self.turned = stored, p, key, label, False
+        self._products = deque[tuple[bool, Tensor, Tensor]](maxlen=KEPT)
+
+    def product(self, rows: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """`rows` times the matrix, which is what `compute` gives unless it is kept. Shapes: rows [n, r], result [n, c]."""
+        for turned, left, result in self._products:
+            if turned == self.turned and torch.equal(left, rows):
+                return result.clone()
+        result = compute()
+        self._products.append((self.turned, rows.clone(), result.clone()))
+        return result
 
     @property
     def shape(self) -> torch.Size:
@@ -49,7 +65,9 @@ class Drawn:
 
     def t(self) -> Drawn:
         """The transpose."""
-        return Drawn(self.stored, self.p, self.key, self.label, not self.turned)
+        other = copy(self)
+        other.turned = not self.turned
+        return other
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """The rows as they are stored, a block at a time, each with the number of its first. A block is good until the next."""

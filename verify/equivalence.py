@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from rewrite.errors import InputError
 from rewrite.program import Program
 from verify import wording
+from verify.assume import NOTHING, Assumed, read, try_declarations
 from verify.cases import given_cases, other_shapes, redrawn, told_apart
 from verify.claims import Proof, prove
 from verify.decide import sub_key
@@ -49,6 +50,7 @@ def equivalence(
     bound: float = 2**-20,
     seed: int | None = None,
     edits: bool = False,
+    assuming: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Whether `b` computes the same function as `a`, and its terms are what they claim; `equivalence(p)` compares p with its origin.
@@ -58,7 +60,10 @@ def equivalence(
     same function of weights, whatever they are. `bound` is the probability of a wrong "proved" to stay under. The random key is
     drawn afresh, or from `seed`, which the report then says. `edits` also decides for every term whether an edit there can reach an
     output (see `liveness`). `progress` is told what is being done.
-    Raises: InputError for inputs, names or roles that do not fit.
+    `assuming` names what may be taken on your word where no law says it: "mylib::op is elementwise" (or row-wise: over the last axis, or
+    linear) of an op without a rule, "literals are roots" of doubles next to the root of a small fraction. A proof that needs one is
+    PROVED ASSUMING it, which is not `proved`.
+    Raises: InputError for inputs, names or roles that do not fit, and for an assumption that float runs contradict.
     """
     if weights not in ("same", "any"):
         raise InputError(f"equivalence: expected weights='same' or 'any', got {weights!r}.")
@@ -71,6 +76,8 @@ def equivalence(
     job = Job.of(first, second, given_cases(first, inputs), weights == "any", dict(roles or {}), dict(match or {}))
     job.key = secrets.token_bytes(16) if seed is None else blake2b(str(seed).encode(), digest_size=16).digest()
     job.tell = progress or job.tell
+    job.assumed = read(assuming)
+    try_declarations(job.assumed, [job._side_a(job.cases[0]), job._side_b(job.cases[0])] if job.assumed.ops else [])
     report = job.report(bound, gradients, seed is not None)
     return replace(report, **_edits(job, inputs, roles, seed)) if edits and not job.mismatch else report
 
@@ -103,6 +110,7 @@ class Job:
     vain: list[float] = field(default_factory=list)  # log2 of the chances of a false agreement in compositions given up
     proofs: list[Proof] = field(default_factory=list)
     exact_constants: bool = False
+    assumed: Assumed = NOTHING
     tell: Callable[[str], None] = field(default=lambda what: None, repr=False)
 
     @staticmethod
@@ -166,7 +174,7 @@ class Job:
 
     def _composition(self, number: int, case: Case, *, dual: bool) -> Composition:
         key = sub_key(self.key, "case", number, self.share, self.exact_constants, dual)
-        return Composition(self._side_a(case), self._side_b(case), key, self.share, dual)
+        return Composition(self._side_a(case), self._side_b(case), key, self.share, dual, assumed=self.assumed)
 
     def _compose_slopes(self) -> None:
         self.slopes = []
@@ -183,11 +191,12 @@ class Job:
         self.tell(f"proving {wording.count(len(self.b.claims), 'claim')}")
         share = self.share - math.log2(max(1, 2 * len(self.b.claims)))
         side, key = self._side_b(self.cases[0], exact_constants=False, apart=True), sub_key(self.key, "claims")
-        self.proofs = prove(side, self.b.claims, key, share)
+        self.proofs = prove(side, self.b.claims, key, share, assumed=self.assumed)
         left = [i for i, proof in enumerate(self.proofs) if not proof.proved]
         if left and self._has_constants():
             self.vain += [share] * len(left)
-            again = prove(self._side_b(self.cases[0], exact_constants=True, apart=True), [self.b.claims[i] for i in left], key, share)
+            exact = self._side_b(self.cases[0], exact_constants=True, apart=True)
+            again = prove(exact, [self.b.claims[i] for i in left], key, share, assumed=self.assumed)
             for i, proof in zip(left, again, strict=True):
                 self.proofs[i] = proof if proof.proved else self.proofs[i]
 
@@ -199,7 +208,8 @@ class Job:
         """The second program; copies of inputs take the originals' values, or with `apart` values of their own."""
         exact = self.exact_constants if exact_constants is None else exact_constants
         matching = self.sides.matching
-        named = {y: self.a.leaves[x].name for x, y in (*((x, y) for x, y in matching.inputs.items()), *((x, y) for y, x in matching.copies.items()))}
+        named = {y: self.a.leaves[x].name for x, y in matching.inputs.items()}
+        named |= {copy: self.a.leaves[x].name for copy, x in matching.copies.items()}
         roles: dict[str, Role] = {self.b.leaves[node].name: self.roles[name] for node, name in named.items() if name in self.roles}
         own, labels = self.sides.of_b(case), matching.b
         if apart:
@@ -228,6 +238,9 @@ class Job:
         self.tell("running in float32 and float64")
         drift = Drift(reason="the program is edited") if self.edited else ladder(self.sides, self.cases, self._more_cases(), gradients)
         verdict, reasons, witness = self._judge(equal, math.log2(bound), drift, gradients)
+        taken = wording.assumptions((*self.compositions, *self.slopes), self.proofs)
+        if verdict is Verdict.PROVED and taken:
+            verdict = Verdict.ASSUMING
         differing = self.compositions[-1] if not equal else self.slopes[-1] if self.slopes else None
         wrong = verdict in (Verdict.DIFFERS, Verdict.REFUTED)
         site, step = wording.place(differing) if wrong and differing else ("", "")
@@ -239,6 +252,7 @@ class Job:
             log2_bound=self.log2_bound if equal else None,
             theory=wording.theory(self.compositions),
             counts=wording.counts(self.compositions, self.proofs),
+            assumptions=taken,
             key=self.key.hex(),
             seeded=seeded,
             scope=self._scope(),
@@ -257,6 +271,7 @@ class Job:
         found = {
             "inputs": wording.inputs(self.a, self.cases, self.roles),
             **wording.limits(self.a, self.b, self.compositions),
+            "literals": wording.literals((*self.compositions, *self.slopes)),
             "constants": "of passes: the numbers that they hold" if self.exact_constants else "",
             "gates": f"{wording.count(gates, 'gate')} at (1, 0)" if gates and not self.edited else "",
         }
@@ -264,7 +279,9 @@ class Job:
 
     def _judge(self, equal: bool, target: float, drift: Drift, gradients: bool) -> Judgement:
         if self.edited:
-            open_gates = "proved" if equal and self.log2_bound <= target else "not proved"
+            taken = wording.assumptions(self.compositions, self.proofs)
+            assuming = f" assuming {' and '.join(taken)}" if taken else ""
+            open_gates = f"proved{assuming}" if equal and self.log2_bound <= target else "not proved"
             return (
                 Verdict.EDITED,
                 [*(f"gate {g} at {v}" for g, v in list(self.edited.items())[:5]), f"with all gates open: {open_gates}"],

@@ -59,12 +59,19 @@ class Modular:
         self.most = min(self.longest)
         self._scratch = torch.empty(0, dtype=torch.float64)
 
-    def number(self, value: float | Fraction) -> tuple[float, ...]:
-        """The residues of one exact number."""
+    def number(self, value: float | Fraction, over: float | Fraction = 1) -> tuple[float, ...]:
+        """The residues of one exact number, divided by another."""
+        below = self.residues(over)
+        if 0 in below:
+            raise Vanishing(f"{over} is zero modulo a prime")
+        return tuple(self._balanced(n * pow(d, -1, p), p) for n, d, p in zip(self.residues(value), below, self.primes, strict=True))
+
+    def residues(self, value: float | Fraction) -> tuple[int, ...]:
+        """One exact number modulo each prime."""
         exact = Fraction(value)
         if any(exact.denominator % p == 0 for p in self.primes):
             raise Vanishing(f"{exact} has a denominator of zero modulo a prime")
-        return tuple(self._balanced(exact.numerator * pow(exact.denominator, -1, p), p) for p in self.primes)
+        return tuple(exact.numerator * pow(exact.denominator, -1, p) % p for p in self.primes)
 
     @staticmethod
     def _balanced(value: int, p: int) -> float:
@@ -159,6 +166,9 @@ class Modular:
 
     def _by_drawn_matrix(self, i: int, a: Tensor, b: Drawn) -> Tensor:
         flat = a.reshape(-1, a.shape[-1])
+        return b.product(flat, lambda: self._drawn_product(i, flat, b)).reshape(*a.shape[:-1], b.shape[1])
+
+    def _drawn_product(self, i: int, flat: Tensor, b: Drawn) -> Tensor:
         result = torch.zeros(flat.shape[0], b.shape[1], dtype=torch.float64)
         for first, block in b.blocks():
             across = slice(first, first + block.shape[0])
@@ -169,7 +179,7 @@ class Modular:
             for left in range(0, block.shape[1], self.longest[i]):
                 some = slice(left, left + self.longest[i])
                 result[:, across] += self.tidy_long(i, flat[:, some] @ block[:, some].t())
-        return self.tidy(i, result).reshape(*a.shape[:-1], b.shape[1])
+        return self.tidy(i, result)
 
     def _doubled(self, block: Tensor) -> Tensor:
         if block.dtype == torch.float64:

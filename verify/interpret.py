@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused, nothing
 from verify.rules import RULES, elementwise, integers, movement, norms, ring
+from verify.rules.declared import declared
 from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped
 from verify.world import World
 
@@ -107,17 +108,18 @@ class _Run:
         if not isinstance(op, torch._ops.OpOverload) or op._schema.is_mutable:
             self.algebra.refuse("it is no functional ATen op")
         values = [v for v in flat([*args, *kwargs.values()]) if is_value(v)]
-        if torch.Tag.nondeterministic_seeded not in op.tags and all(isinstance(v, Concrete) for v in values):
+        kind = self.algebra.world.declared.get(op)
+        if kind is None and torch.Tag.nondeterministic_seeded not in op.tags and all(isinstance(v, Concrete) for v in values):
             if all(v.atom is None for v in values):
                 return _plain(op, args, kwargs)
             if op not in READINGS:
                 return integers.run(self.algebra, op, args, kwargs)
         if op in READINGS:
             self.algebra.refuse("a number read from ids or from values")
-        if op not in RULES:
+        if op not in RULES and kind is None:
             self.algebra.refuse("it has no rule")
         self._admit(op, [v for v in values if not isinstance(v, Choice)], [*args, *kwargs.values()])
-        out = RULES[op](self.algebra, *args, **kwargs)
+        out = declared(self.algebra, op, kind, args, kwargs) if kind is not None else RULES[op](self.algebra, *args, **kwargs)
         if self.algebra.world.dual and any(isinstance(v, Field) and v.tangent is not None for v in values):
             self._followed(op, out)
         return out
@@ -234,7 +236,7 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
     mask = lambda m: nowhere if m is None else m  # noqa: E731
     undefined = mask(either(a.undefined, b.undefined))
     tags = (mask(a.hard) != mask(b.hard)) | (mask(a.soft) != mask(b.soft))
-    tagged = mask(either(a.hard, b.hard, a.soft, b.soft))
+    endless = mask(either(a.hard, b.hard))
     unequal = nowhere.clone()
     for x, y in zip(a.parts, b.parts, strict=True):
         unequal |= x != y
@@ -244,7 +246,7 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
         degree = max(degree, along.degree.plus(other.degree).top)
         for x, y in zip(along.parts, other.parts, strict=True):
             unequal |= x != y
-    where = ((unequal & ~tagged) | tags) & ~undefined
+    where = ((unequal & ~endless) | tags) & ~undefined
     if world is not None:
         world.tally.output = max(world.tally.output, degree)
         world.tally.undefined += int(undefined.sum())

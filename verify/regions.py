@@ -20,6 +20,7 @@ from torch import Tensor, fx
 
 from rewrite.program import Program
 from rewrite.run import needed
+from verify.assume import NOTHING, Assumed
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate
 from verify.rules import FUNCTIONS
@@ -32,7 +33,9 @@ OTHERWISE: dict[Law, frozenset[str]] = {  # theories to try on what is unequal, 
     "signs": frozenset(("sign",)),
     "exponents": frozenset(("exp", "tanh", "log", "softmax", "logsumexp")),
     "maxima": frozenset(("sign", "largest")),
+    "roots": frozenset(),  # only where it is assumed
 }
+SAME = -128.0  # log2 of the chance that two expressions told the same are not: plain tables are told by digests of 128 bits
 GIVE_UP = 5  # pairs in a row that are not equal: hints are no help then
 ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.alias.default, aten.neg.default)
 
@@ -118,6 +121,7 @@ class Composition:
     share: float
     dual: bool = False  # derivatives are compared too
     progress: Callable[[str], None] | None = None
+    assumed: Assumed = NOTHING
     regions: list[Region] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     diverging: Region | None = None
@@ -195,14 +199,34 @@ class Composition:
             return value_at(self.a, x, at_a, world), value_at(self.b, y, at_b, world)
 
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
-        decision = decide(experiment, key, self.share, dual=self.dual, calls=self._calls(x, at_a, y, at_b))
+        declared = self.assumed.ops
+        if known[0] == known[1]:
+            decision = self._one_expression(x, at_a, key)
+        else:
+            decision = decide(experiment, key, self.share, dual=self.dual, calls=self._calls(x, at_a, y, at_b), declared=declared)
         for theory, functions in OTHERWISE.items() if signs else ():
-            if not decision.equal and decision.refused is None and not functions.isdisjoint(decision.tally.calls):
+            hope = self.assumed.roots if theory == "roots" else not functions.isdisjoint(decision.tally.calls)
+            if not decision.equal and decision.refused is None and hope:
                 self.attempts += 1
-                other = decide(experiment, key, self.share, theory, dual=self.dual)
+                other = decide(experiment, key, self.share, theory, dual=self.dual, declared=declared)
                 decision = other if other.equal else decision
         self.memo[known] = decision = self._scrutinised(decision, known, (x, at_a), (y, at_b))
         return Region(pair, decision, tuple(cuts))
+
+    def _one_expression(self, x: str, at_a: Mapping[str, Cut], key: bytes) -> Decision:
+        """The decision where both regions are one expression of the same leaves: equal whatever its ops mean.
+
+        It is evaluated once, modulo one prime, for what may be refused, masked or undefined in it.
+        """
+
+        def once(world: World) -> tuple[Any, Any]:
+            narrow = World(world.key, 1, dual=self.dual, declared=self.assumed.ops)
+            narrow.tally = world.tally
+            value = value_at(self.a, x, at_a, narrow)
+            return value, value
+
+        found = decide(once, key, 0.0, dual=self.dual, declared=self.assumed.ops)
+        return replace(found, log2_bound=SAME, primes=1) if found.equal else found
 
     def _calls(self, x: str, at_a: Mapping[str, Cut], y: str, at_b: Mapping[str, Cut]) -> int:
         """About how many values of functions the two regions hold."""
@@ -217,7 +241,7 @@ class Composition:
                 if too_large(side, want, shapes):
                     self.unchecked.add(what)
                     continue
-                found = fault(side, want, shapes, len(self.sound), decision.theory, slopes=self.dual)
+                found = fault(side, want, shapes, len(self.sound), decision.theory, slopes=self.dual, declared=self.assumed.ops)
                 if found:
                     return replace(decision, equal=False, refused=f"the checker found fault with itself: {found}")
                 self.sound.add((what, decision.theory))

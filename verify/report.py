@@ -22,6 +22,7 @@ class Verdict(Enum):
     """What can be said about two programs, from the strongest to the weakest."""
 
     PROVED = "PROVED"
+    ASSUMING = "PROVED ASSUMING"
     CONSISTENT = "CONSISTENT"
     DIFFERS = "DIFFERS"
     REFUTED = "REFUTED"
@@ -31,11 +32,20 @@ class Verdict(Enum):
 
 MEANING = {
     Verdict.PROVED: "the same function, for all inputs of these shapes, wherever both are defined",
+    Verdict.ASSUMING: "the same function, for all inputs of these shapes, wherever both are defined, if what is assumed holds",
     Verdict.CONSISTENT: "no difference found, but not proved",
     Verdict.DIFFERS: "not derivable from the laws used; no witness found",
     Verdict.REFUTED: "not the same function: a witness is below",
     Verdict.EDITED: "edited on purpose: a gate is not open",
     Verdict.UNKNOWN: "could not be decided",
+}
+
+
+Require = Literal["proved", "assuming", "consistent"]
+ENOUGH: dict[str, tuple[Verdict, ...]] = {
+    "proved": (Verdict.PROVED,),
+    "assuming": (Verdict.PROVED, Verdict.ASSUMING),
+    "consistent": (Verdict.PROVED, Verdict.ASSUMING, Verdict.CONSISTENT),
 }
 
 
@@ -55,7 +65,8 @@ class ClaimLine:
 class Report:
     """What `equivalence` found. `proved` holds if the verdict is PROVED, every claim is proved, and no edit asked about is dead.
 
-    `log2_bound` bounds the probability that anything here called proved is not, over the random key.
+    `assumptions` are what the proof rests on beside laws, if the verdict is PROVED ASSUMING. `log2_bound` bounds the probability that
+    anything here called proved is not, over the random key.
     """
 
     verdict: Verdict
@@ -68,6 +79,7 @@ class Report:
     seeded: bool = False
     scope: dict[str, str] = field(default_factory=dict)
     weights: str = ""
+    assumptions: tuple[str, ...] = ()
     claims: tuple[ClaimLine, ...] = ()
     edits: tuple[Liveness, ...] = ()
     edits_undecided: str = ""
@@ -102,18 +114,22 @@ class Report:
             raise TautomerError(f"equivalence: expected PROVED with every claim, got {self.verdict.value}.\n{self}")
         return self
 
-    def exit_code(self, require: Literal["proved", "consistent"] = "proved") -> int:
-        """0 if what is required holds, 1 if it is refuted, 3 if neither. A claim that fails or a dead edit counts as not proved."""
+    def exit_code(self, require: Require = "proved") -> int:
+        """0 if what is required holds, 1 if it is refuted, 3 if neither. A claim that fails or a dead edit counts as not proved.
+
+        A proof that rests on assumptions is enough for "assuming" and for "consistent".
+        """
         if self.verdict is Verdict.REFUTED:
             return 1
-        consistent = self.verdict in (Verdict.PROVED, Verdict.CONSISTENT) and not self._faults()
-        return 0 if (self.proved if require == "proved" else consistent) else 3
+        undecided = require != "consistent" and any(claim.status != "proved" for claim in self.claims)
+        return 0 if self.verdict in ENOUGH[require] and not undecided and not self._faults() else 3
 
     # Text
 
     def __str__(self) -> str:
         but = f", but {' and '.join(self._faults())}" if self._faults() else ""
-        lines = [f"{self.verdict.value}{but}: {self.subject}", f"  {MEANING[self.verdict]}"]
+        taken = f" {' and '.join(self.assumptions)}" if self.verdict is Verdict.ASSUMING else ""
+        lines = [f"{self.verdict.value}{taken}{but}: {self.subject}", f"  {MEANING[self.verdict]}"]
         lines += [f"  {reason}" for reason in self.reasons]
         lines += [*_rows({"first diverging": self._diverging(), "step": self.step}), *difference_lines(self.differences)]
         lines += _rows(witness_rows(self.witness))
@@ -185,8 +201,8 @@ class Report:
         return finite({**plain, **rest})
 
 
-PLAIN_FIELDS = ("subject", "reasons", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step", "not_covered",
-                "edits_undecided")  # fmt: skip
+PLAIN_FIELDS = ("subject", "reasons", "assumptions", "log2_bound", "theory", "counts", "key", "seeded", "scope", "weights", "site", "step",
+                "not_covered", "edits_undecided")  # fmt: skip
 MOST_NUMBERS = 4096  # of a witness in JSON
 
 

@@ -22,7 +22,10 @@ LARGEST = 1 << 26  # elements of a tensor beyond which a region is not compared:
 TOLERANCE = 1e-5  # of the root mean square of torch's result; true rules were measured below 1e-6, false ones above 1e-2
 
 
-def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int, theory: Law, *, slopes: bool = False) -> str | None:
+def fault(
+    side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int, theory: Law, *, slopes: bool = False,
+    declared: Mapping[Any, str] | None = None,
+) -> str | None:  # fmt: skip
     """What is wrong with the rules in the region of `want` (up to `cuts`, given by name and shape), None if nothing shows.
 
     With `slopes` it is their derivatives that are compared.
@@ -31,9 +34,9 @@ def fault(side: Side, want: str, cuts: Mapping[str, tuple[int, ...]], seed: int,
     with default_dtype(torch.float64):
         try:
             if slopes:
-                error = slope_check(graph, data, ids, want, plain, seed, theory)
+                error = slope_check(graph, data, ids, want, plain, seed, theory, declared)
                 return None if error <= TOLERANCE else f"derivatives are {error:.0e} off torch's at {want}"
-            found = self_check(graph, data, ids, [want], plain, theory)
+            found = self_check(graph, data, ids, [want], plain, theory, declared)
         except Refused as refused:
             return str(refused)
         except (KeyError, ValueError, RuntimeError) as error:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -27,8 +28,8 @@ class Real:
     count = 1
     most = 1 << 62
 
-    def number(self, value: float | Fraction) -> tuple[float, ...]:
-        return (float(value),)
+    def number(self, value: float | Fraction, over: float | Fraction = 1) -> tuple[float, ...]:
+        return (float(value) / float(over),)
 
     def lift(self, tensor: Tensor) -> Parts:
         return (tensor.double(),)
@@ -47,6 +48,7 @@ class Real:
         return a.double() @ b.double()
 
 
+HUGE = 2.0**20  # a number of a row beside which the sum of the others is not precise enough
 SOFTEST = tuple(torch.finfo(d).min for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 TRUE: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
@@ -62,13 +64,13 @@ WITH_NUMBER: dict[str, Callable[[Tensor, float], Tensor]] = {
 WITH_TYPE: dict[str, Callable[[Tensor, torch.dtype], Tensor]] = dict.fromkeys(("trunc", "wrapped", "rounded"), lambda x, dtype: x.to(dtype))
 
 
-def true_function(name: str) -> Callable[..., Tensor]:
+def true_function(name: str, declared: Mapping[str, Callable[..., Tensor]]) -> Callable[..., Tensor]:
     """The function that an oracle's name stands for."""
-    if name in TRUE:
-        return TRUE[name]
+    if name in TRUE or name in declared:
+        return TRUE.get(name) or declared[name]
     if name.startswith(SLOPE):
         which, _, of = name.removeprefix(f"{SLOPE} ").partition(" ")
-        return true_slope(true_function(of), which)
+        return true_slope(true_function(of, declared), which)
     kind, _, number = name.rpartition(" ")
     if kind in WITH_TYPE:
         return lambda x: WITH_TYPE[kind](x, getattr(torch, number.removeprefix("torch.")))
@@ -90,8 +92,8 @@ def true_slope(function: Callable[..., Tensor], which: str) -> Callable[..., Ten
 class RealWorld(World):
     """A world in which nothing is random: oracles are the functions they stand for, ids choose their own rows."""
 
-    def __init__(self, theory: Law = "gates", *, dual: bool = False) -> None:
-        super().__init__(bytes(16), theory=theory, dual=dual)
+    def __init__(self, theory: Law = "gates", *, dual: bool = False, declared: Mapping[Any, str] | None = None) -> None:
+        super().__init__(bytes(16), theory=theory, dual=dual, declared=declared)
         self.math, self.count = Real(), 1  # type: ignore[assignment]
 
     @staticmethod
@@ -99,10 +101,16 @@ class RealWorld(World):
         return SOFTEST
 
     def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False) -> Parts:
-        return (true_function(name)(*(a.parts[0] for a in arguments)).double(),)
+        return (true_function(name, self.functions)(*(a.parts[0] for a in arguments)).double(),)
 
     def sign(self, x: Field) -> Parts:
         return (x.parts[0].sign(),)
+
+    @staticmethod
+    def row_total(part: Tensor, count: Tensor, dim: int) -> Tensor:
+        """The sum; beside a huge number float64 would lose the others in it, and the largest stands for each, which is a shift as well."""
+        largest = part.amax(dim, keepdim=True)
+        return torch.where(part.abs().amax(dim, keepdim=True) > HUGE, largest * count, part.sum(dim, keepdim=True))
 
     def softmax_row(self, shifted: Field, present: Tensor | None, dim: int) -> Parts:
         row = shifted.parts[0] / (shifted.shape[dim] if present is None else present.sum(dim, keepdim=True))
@@ -110,6 +118,13 @@ class RealWorld(World):
 
     def logsumexp_row(self, shifted: Field, dim: int) -> Parts:
         return ((shifted.parts[0] / shifted.shape[dim]).logsumexp(dim, keepdim=True),)
+
+    def ordered_row(self, name: str, x: Field, places: int) -> Parts:
+        return (self.functions[name](x.parts[0]).double().reshape(*x.shape[:-1], places),)
+
+    def matrix(self, name: str, shape: Sequence[int], sizes: tuple[int, int]) -> Field:
+        basis = torch.eye(sizes[0], dtype=torch.float64).view(sizes[0], *shape)
+        return Field((torch.stack([self.functions[name](one).double().flatten() for one in basis]),))
 
     def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
         at = torch.sort(self._kept_only(x.parts[0], present), dim=dim, descending=True, stable=True)[1].narrow(dim, rank, 1)
@@ -150,6 +165,7 @@ def self_check(
     want: Sequence[str] | None = None,
     plain: Sequence[str] = (),
     theory: Law = "gates",
+    declared: Mapping[Any, str] | None = None,
 ) -> SelfCheck:
     """How far the rules over float64 are from torch, at the nodes in `want` (every node with a float or bool tensor if None).
 
@@ -157,7 +173,7 @@ def self_check(
     are what they are. The error at a node is the largest difference over the root mean square of torch's result.
     Raises: Refused as `evaluate`; KeyError for a placeholder without data.
     """
-    world = RealWorld(theory)
+    world = RealWorld(theory, declared=declared)
     truth = _torch_run(graph, data)
     names = [n for n in truth if _comparable(truth[n])] if want is None else list(want)
     values = evaluate(
@@ -169,13 +185,14 @@ def self_check(
 
 
 def slope_check(
-    graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str], want: str, plain: Sequence[str], seed: int, theory: Law = "gates"
-) -> float:
+    graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str], want: str, plain: Sequence[str], seed: int, theory: Law = "gates",
+    declared: Mapping[Any, str] | None = None,
+) -> float:  # fmt: skip
     """How far the rules' derivative of `want` along a random direction is from torch's: the relative error of a random combination.
 
     Raises: Refused as `evaluate`; RuntimeError where torch has no derivative.
     """
-    world, generator = RealWorld(theory, dual=True), torch.Generator().manual_seed(seed)
+    world, generator = RealWorld(theory, dual=True, declared=declared), torch.Generator().manual_seed(seed)
     draw = lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64)  # noqa: E731
     free = {name: draw(t) for name, t in data.items() if t.dtype.is_floating_point and name not in plain}
     given = {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from rewrite.program import Program
+from verify.assume import ROOTS
 from verify.claims import Proof, equation
 from verify.leaves import digest
 from verify.match import WeightCheck
@@ -59,6 +60,7 @@ THEORIES = {
     "signs": "signs as quadratic characters",
     "exponents": "exp as a homomorphism",
     "maxima": "largest and smallest as functions of sets",
+    "roots": ROOTS,
 }
 
 
@@ -69,6 +71,21 @@ def theory(made: Sequence[Composition]) -> tuple[str, ...]:
     used = {decision.theory for decision in decisions if decision.equal}
     others = [text for name, text in THEORIES.items() if name in used]
     return ("field arithmetic", *others, *([f"functions known by their laws: {', '.join(names)}"] if names else []))
+
+
+def assumptions(made: Sequence[Composition], proofs: Sequence[Proof]) -> tuple[str, ...]:
+    """What was taken on a user's word in what is called proved."""
+    decisions = [region.decision for composition in made for region in composition.regions if region.proved]
+    found = [ROOTS] if any(decision.theory == "roots" for decision in decisions) else []
+    found += [text for decision in decisions for text in decision.tally.assumed]
+    found += [text for proof in proofs if proof.proved for text in proof.assumed]
+    return tuple(dict.fromkeys(found))
+
+
+def literals(made: Sequence[Composition]) -> str:
+    """Which literals were read as roots where that was needed."""
+    regions = [region for composition in made for region in composition.regions if region.proved and region.decision.theory == "roots"]
+    return listed(list(dict.fromkeys(text for region in regions for text in region.decision.tally.literals)), most=8)
 
 
 def counts(made: Sequence[Composition], proofs: Sequence[Proof]) -> dict[str, int]:

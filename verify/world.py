@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from fractions import Fraction
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from verify.field import STREAM_BIAS, Modular, Parts, primes_below, stream, uniform
 from verify.oracle import Lanes, Oracles, canonical_sign
+from verify.radicals import Radicals, primes_with
 from verify.value import Concrete, Field
 
-Law = Literal["gates", "signs", "exponents", "maxima"]
+Law = Literal["gates", "signs", "exponents", "maxima", "roots"]
 ROUND = 1 + 2.0**-40  # 62 bits reduced mod p
 
 
@@ -31,6 +33,8 @@ class Tally:
     zero_denominators: int = 0
     undefined: int = 0
     narrowings: list[str] = field(default_factory=list)  # casts to a shorter float type, identities here
+    assumed: list[str] = field(default_factory=list)  # what was taken on a user's word
+    literals: list[str] = field(default_factory=list)  # those read as roots, with the root
 
     def call(self, name: str, count: int, degree: int) -> None:
         """Count `count` calls of an oracle at arguments of at most this degree."""
@@ -47,9 +51,13 @@ class Tally:
 CHOICES = 1 << 14  # primes to draw from: whoever writes numbers into a program cannot hit them all
 
 
-def _drawn_primes(key: bytes, count: int, theory: Law) -> tuple[int, ...]:
-    """Primes drawn by the key; for "signs", those in which -1 is no square and 2 is one (whether 3 is a square must not be known)."""
-    choices = primes_below(CHOICES, 8, 7) if theory == "signs" else primes_below(CHOICES)
+def _drawn_primes(key: bytes, count: int, theory: Law, squares: Iterable[Fraction]) -> tuple[int, ...]:
+    """Primes drawn by the key; for "signs", those in which -1 is no square and 2 is one (whether 3 is a square must not be known).
+
+    For "roots" those in which `squares` are squares and -1 is none.
+    """
+    choices = primes_below(CHOICES, 8, 7) if theory in ("signs", "roots") else primes_below(CHOICES)
+    choices = primes_with(frozenset(squares), choices) if theory == "roots" else choices
     drawn = torch.randint(len(choices), (4 * count,), generator=stream(key, "primes")).tolist()
     return tuple(choices[i] for i in dict.fromkeys(drawn))[:count]
 
@@ -60,21 +68,25 @@ class World:
     `theory` is "gates" (signs are an odd random function) or "signs" (signs are quadratic characters: multiplicative, of square one,
     and 2 is positive; a wrong sign of one term survives a prime with probability one half, so its bound is 2^-1 per prime). In
     "exponents" exp(-x) = 1/exp(x), products and quotients of exp are looked through, and tanh is written by exp. In "maxima" whatever
-    is a largest or smallest of several is a random function of their set.
+    is a largest or smallest of several is a random function of their set. In "roots" literals near roots of small fractions are those
+    roots, modulo primes in which `squares` are squares. `declared` says of ops without a rule what they are.
     In a `dual` world every random value comes with a random derivative.
     """
 
     def __init__(
-        self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None, *, dual: bool = False
-    ) -> None:
+        self, key: bytes, count: int = 3, theory: Law = "gates", primes: Sequence[int] | None = None, *, dual: bool = False,
+        declared: Mapping[Any, str] | None = None, squares: Iterable[Fraction] = (),
+    ) -> None:  # fmt: skip
         if len(key) != 16:
             raise ValueError(f"World: expected a key of 16 bytes, got {len(key)}. Draw it with secrets.token_bytes(16).")
-        chosen = tuple(primes) if primes else _drawn_primes(key, count, theory)
+        chosen = tuple(primes) if primes else _drawn_primes(key, count, theory, squares)
         self.key, self.primes, self.theory, self.dual = key, chosen, theory, dual
-        self.math = Modular(chosen)
+        self.declared = declared or {}
+        self.functions: dict[str, Callable[..., Tensor]] = {}  # what declared ops compute, by the name of their oracle
+        self.tally = Tally()
+        self.math = Radicals(chosen, self.tally.literals) if theory == "roots" else Modular(chosen)
         self.count = self.math.count
         self.oracles = Oracles(key, chosen)
-        self.tally = Tally()
         self._kept: dict[tuple[str, tuple[int, ...]], Field] = {}
 
     @staticmethod
@@ -120,6 +132,11 @@ class World:
         self.tally.call("sign", x.parts[0].numel(), x.degree.total)
         return self.math.signs(x.parts)
 
+    @staticmethod
+    def row_total(part: Tensor, count: Tensor, dim: int) -> Tensor:
+        """The sum of a row of `count` elements. Shapes: as `part`, with size 1 at dim."""
+        return part.sum(dim, keepdim=True)
+
     def row_state(self, name: str, x: Field, present: Tensor | None, dim: int) -> Lanes:
         """For each element a hash of it and of its row as a multiset, over the elements that are present. Shapes: as `x`."""
         count = torch.full((), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
@@ -137,6 +154,22 @@ class World:
         state = self.row_state("logsumexp", shifted, None, dim)
         row = tuple(word.sum(dim, keepdim=True) for word in state)
         return self.oracles.draw("logsumexp", self.oracles.permuted("logsumexp row", row))
+
+    def shape_of(self, name: str, shape: Sequence[int]) -> torch.Size:
+        """The shape that the declared op `name` gives for a tensor of this shape."""
+        with torch.no_grad():
+            return self.functions[name](torch.zeros(tuple(shape))).shape
+
+    def ordered_row(self, name: str, x: Field, places: int) -> Parts:
+        """A random function of (the row along the last dim in its order, place), at each of the places. Shapes: [*x.shape[:-1], places]."""
+        self.tally.call(name, x.parts[0].numel() + places, x.degree.total)
+        own = self.oracles.absorb(name, self.oracles.state(name, x.parts), self.oracles.integers("place", torch.arange(x.shape[-1])))
+        row = tuple(word.sum(-1, keepdim=True) for word in own)
+        return self.oracles.draw(name, self.oracles.absorb(f"{name} row", row, self.oracles.integers("place", torch.arange(places))))
+
+    def matrix(self, name: str, shape: Sequence[int], sizes: tuple[int, int]) -> Field:
+        """A random matrix for the linear op `name` on tensors of this shape. Shapes: `sizes`."""
+        return self.tensor(f"matrix of {name} on {tuple(shape)}", sizes)
 
     def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
         """A random function of (the row in its order, place, rank), rank 0 the largest; -1 the smallest. Shapes: as `x`."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, distribute, gates, heads, neurons, norm, paths, subspace, surrogate
 from rewrite import Bound, Program, trace
 from tests.models import PLAIN, TRANSFORMERS, WIDTH, token_ids
 from verify import Report, equivalence
@@ -86,6 +86,7 @@ PASSES: dict[str, Callable[[str], Bound]] = {
     "norm": lambda m: norm.at(NORM[m]),
     "paths": lambda m: paths.at(PATH[m]),
     "gates": lambda m: gates.at(mlp(m, "*"), attention(m, "*")),
+    "distribute": lambda m: distribute.at(f"{NORM[m]}@in"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, distribute, freeze, gates, heads, inputs, neurons, norm, paths, subspace, surrogate
 from tests.passes.checking import check_golden, draw, layer, sae, transcoder
 
 AFTER = {
@@ -15,6 +15,9 @@ AFTER = {
     "norm": lambda: norm.at("ln_f"),
     "paths": lambda: paths.at("attn -> ln_f@in"),
     "gates": lambda: gates.at("mlp"),
+    "freeze": lambda: freeze.at("attn"),
+    "distribute": lambda: distribute.at("ln_f@in"),
+    "inputs": lambda: inputs.at({"c": "attn@in@[:, 1] ~> attn -> ln_f@in"}),
 }
 
 
@@ -32,5 +35,6 @@ def test_after(name: str) -> None:
 def test_applying_leaves_the_program_as_it_was() -> None:
     program = layer()[2]
     before = str(program)
-    program.apply(*(make() for name, make in AFTER.items() if name != "neurons"))  # once split, the MLP is no linear op any more
+    # once split, the MLP is no linear op any more; what a path starts from can no longer be frozen
+    program.apply(*(make() for name, make in AFTER.items() if name not in ("neurons", "freeze")))
     assert str(program) == before

@@ -1,6 +1,7 @@
 """Copies of inputs: what they reach and what not, against hand-written code and a walk over every single path; claims and their mutants."""
 
 import itertools
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from analysis.demo import load_balancer, strings, tokens
 from passes import direction, gates, heads, inputs, neurons, paths
-from rewrite import InputError, PassError, Program, load, trace
+from rewrite import FileError, InputError, PassError, Program, load, trace
 from rewrite.places import Region, here
 from rewrite.routes import parse_route
 from rewrite.run import needed
@@ -157,7 +158,10 @@ def test_values_are_those_of_hand_written_code(case: str) -> None:
 # ------------------------------------------------------------------------------------------------ proofs
 
 
-@pytest.mark.parametrize("case", SETS)
+QUICK = ("a position of a member", "clear of a site", "a part of a part", "the input itself")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in SETS])
 def test_it_is_proved_and_so_are_its_claims(case: str) -> None:
     report = proved(split_layer()[2].apply(inputs.at(SETS[case])))
     said = {line.sentence for line in report.claims}
@@ -292,9 +296,13 @@ def test_integer_inputs_masks_and_three_layers_are_proved() -> None:
             assert not torch.equal(copies.run({"input_ids": ids, f"input_ids@{copy}": other})[0], program(ids))
 
 
+@pytest.mark.slow
 def test_another_architecture_is_proved() -> None:
     program = traced("gpt2")[2].apply(heads.at("transformer.h.*.attn"))
-    sets = {"a": "transformer.h.0.attn/head[1] -> transformer.ln_f@in", "b": "transformer.h.0.mlp ~> transformer.h.1.attn@in ~> transformer.ln_f@in"}
+    sets = {
+        "a": "transformer.h.0.attn/head[1] -> transformer.ln_f@in",
+        "b": "transformer.h.0.mlp ~> transformer.h.1.attn@in ~> transformer.ln_f@in",
+    }
     proved(program.apply(inputs.at(sets)))
 
 
@@ -306,7 +314,11 @@ def test_a_node_is_there_once_for_each_assignment_of_copies() -> None:
     one = program.apply(inputs.at({"c": "attn/head[0] -> ln_f@in"}))
     two = program.apply(inputs.at({"c": ["attn/head[0] -> ln_f@in", "mlp ~> ln_f@in"]}))
     targets = lambda p, op: sum(n.target is op and n in live(p) for n in p.graph.nodes)  # noqa: E731
-    softmax = torch.ops.aten._softmax.default if any(n.target is torch.ops.aten._softmax.default for n in one.graph.nodes) else torch.ops.aten.softmax.int
+    softmax = (
+        torch.ops.aten._softmax.default
+        if any(n.target is torch.ops.aten._softmax.default for n in one.graph.nodes)
+        else torch.ops.aten.softmax.int
+    )
     assert targets(program, softmax) == 1
     assert targets(one, softmax) == 2  # the original, and the copy's for head 0
     assert targets(two, softmax) == 2  # the MLP's path reads the same copy through the same node
@@ -386,6 +398,31 @@ def test_copies_survive_saving_moving_and_exporting(tmp_path: Any) -> None:
     proved(again)
 
 
+SPOILT: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a copy of nothing": (lambda p: p["leaves"][-1].__setitem__(4, "y"), r"expected copies of the model's own inputs, got 'x@c'"),
+    "a copy that is a weight": (lambda p: p["leaves"][0].append("x"), r"expected copies of the model's own inputs"),
+    "a swap of no node": (
+        lambda p: p["claims"][-1]["swaps"].update(nothing={}),
+        r"expected swaps of placeholders bound to nodes, got 'nothing'",
+    ),
+    "a swap of another shape": (
+        lambda p: next(iter(p["claims"][-1]["swaps"].values())).update(attn_q_bias="node_x"),
+        r"expected values of one shape and type for each other",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_spoilt_copies_are_not_loaded(case: str, tmp_path: Any) -> None:
+    spoil, message = SPOILT[case]
+    split_layer()[2].apply(inputs.at({"c": "mlp -> ln_f@in"})).save(tmp_path / "p")
+    record = json.loads((tmp_path / "p" / "program.json").read_text())
+    spoil(record["program"])
+    (tmp_path / "p" / "program.json").write_text(json.dumps(record))
+    with pytest.raises(FileError, match=message):
+        load(tmp_path / "p")
+
+
 # ------------------------------------------------------------------------------------------------ errors
 
 
@@ -395,10 +432,16 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         r"paths '.*' \(c\) and '.*' \(d\): expected paths that do not overlap, got two that share one through .*attn/head",
     ),
     "one end": ({"c": "ln_f@in", "d": "ln_f@in"}, r"expected paths that do not overlap"),
-    "the order": ({"c": "mlp ~> attn@in ~> ln_f@in"}, r"expected a way ~> from mlp to attn@in, got none\. Stops are named from upstream on"),
+    "the order": (
+        {"c": "mlp ~> attn@in ~> ln_f@in"},
+        r"expected a way ~> from mlp to attn@in, got none\. Stops are named from upstream on",
+    ),
     "not direct": ({"c": "attn@in -> ln_f@in"}, r"expected a way -> from attn@in to ln_f@in, got none\. Go on with ~>, or open it"),
     "cut off": ({"c": "attn ~> mlp@in !attn ~> ln_f@in"}, r"to mlp@in clear of attn, got none"),
-    "no site": ({"c": "attm ~> ln_f@in"}, r"expected stops of the program, got attm\. no site matches 'attm'.*Nearest: 'attn'.*\n    attm ~> ln_f@in\n    \^"),
+    "no site": (
+        {"c": "attm ~> ln_f@in"},
+        r"expected stops of the program, got attm\. no site matches 'attm'.*Nearest: 'attn'.*\n    attm ~> ln_f@in\n    \^",
+    ),
     "no family": ({"c": "mlp ~> attn[0] ~> ln_f@in"}, r"attn\[0\]: expected a family.*\n    mlp ~> attn\[0\] ~> ln_f@in\n           \^"),
     "no member": ({"c": "attn/head[2] ~> ln_f@in"}, r"expected a member from 0 to 1, got 2"),
     "no position": ({"c": "attn@in@[:, 3] ~> ln_f@in"}, r"expected entries of axis 1, which has 3, got none"),

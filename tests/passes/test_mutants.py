@@ -6,19 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.mutants.claims import claiming, exchanged, mixed, no_gram, other_decoder, other_direction, scaled_elsewhere, unnormalised
 from passes import dictionary, direction, heads, neurons, norm, subspace
 from passes.dictionary import activations
 from rewrite import Family, PassError, Terms, part, reform, split
 from rewrite.law import Law
 from tests.models import HEADS, WIDTH
 from tests.passes.checking import assert_claim_fails, assert_refuted, draw, mlp, proved, sae, traced
-
-
-def claiming(mutant: Law, law: Law) -> Law:
-    """`mutant` with the claims of `law`."""
-    mutant.claims = list(law.claims)
-    return mutant
-
 
 # ------------------------------------------------------------------------------------------------ the sum is wrong
 
@@ -114,44 +108,6 @@ def test_the_norm_without_a_mistake_is_proved() -> None:
 # ------------------------------------------------------------------------------------------------ the sum is right, the terms are not
 
 
-@split
-def unnormalised(y: Tensor, *, d: Tensor) -> Terms:
-    along = (y @ d).unsqueeze(-1) * d
-    return Terms(along, rest=y - along)
-
-
-@split
-def other_direction(y: Tensor, *, d: Tensor) -> Terms:
-    along = (y @ d).unsqueeze(-1) * (d.roll(1) / (d @ d))
-    return Terms(along, rest=y - along)
-
-
-@split
-def no_gram(y: Tensor, *, basis: Tensor) -> Terms:
-    inside = y @ basis.mT @ basis
-    return Terms(inside, rest=y - inside)
-
-
-@split(of="linear")
-def mixed(x: Tensor, weight: Tensor, bias: Tensor | None, *, n: int) -> Terms:
-    """A sum over halves of every head: the sum is the same, member i does not read slice i only."""
-    z, w = x.unflatten(-1, (-1, n)), weight.unflatten(-1, (-1, n))
-    return Terms(Family("...kn,mkn->...m", z, w, axis="n", act=z), bias=bias)
-
-
-@split(of="linear")
-def exchanged(x: Tensor, weight: Tensor, bias: Tensor | None) -> Terms:
-    """The units in another order."""
-    z = x.roll(1, -1)
-    return Terms(Family("...n,mn->...m", z, weight.roll(1, 1), axis="n", act=z), bias=bias)
-
-
-@split
-def other_decoder(y: Tensor, *, sae: Any, k: int | None = None, center: bool = True) -> Terms:
-    acts, decoder = activations(y - sae["b_dec"], sae, k), sae["W_dec"].roll(1, 0)
-    return Terms(Family("...f,fm->...m", acts, decoder, axis="f", act=acts), bias=sae["b_dec"], error=y - acts @ decoder - sae["b_dec"])
-
-
 CLAIMS: dict[str, tuple[Any, str]] = {
     "not divided by d.d": (lambda: claiming(unnormalised, direction).at(mlp("gpt2"), d=draw(WIDTH)), "the rest has no component along d"),
     "another direction": (lambda: claiming(other_direction, direction).at(mlp("gpt2"), d=draw(WIDTH)), "the term is parallel to d"),
@@ -162,6 +118,7 @@ CLAIMS: dict[str, tuple[Any, str]] = {
         lambda: claiming(other_decoder, dictionary).at(mlp("gpt2"), sae=sae()),
         "feature i is parallel to row i of the decoder",
     ),
+    "another scale": (lambda: claiming(scaled_elsewhere, norm).at("transformer.ln_f"), "scale is one over the root mean square"),
 }
 
 

@@ -18,7 +18,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from passes import dictionary, direction, gates, heads, neurons, norm, paths, subspace, surrogate
+from passes import dictionary, direction, distribute, freeze, gates, heads, inputs, neurons, norm, paths, subspace, surrogate
 from rewrite import PassError, Program, trace
 from tests.models import HEADS, HIDDEN, WIDTH
 from tests.passes.checking import assert_close, draw, logits, proved, sae, traced, transcoder
@@ -73,11 +73,35 @@ TABLE: dict[tuple[str, str, str], int | str] = {
     ("paths", "bert", "bert.encoder.layer.0.output.dense -> bert.encoder.layer.0.output.LayerNorm@in"): 1,
     ("paths", "bert", "bert.encoder.layer.0.output.dense -> bert.encoder.layer.1.output.LayerNorm@in"): "The pass norm opens it",
     ("paths", "gpt2", "transformer.h.0.mlp -> lm_head@in"): "The pass norm opens it",
+    ("inputs", "gpt2", "transformer.h.*.mlp -> transformer.ln_f@in"): 1,
+    ("inputs", "gpt2", "transformer.h.0.mlp ~> lm_head@in"): 1,
+    (
+        "inputs",
+        "gpt2",
+        "transformer.h.0.mlp -> lm_head@in",
+    ): "expected a way -> from transformer.h.0.mlp to lm_head@in, got none. Go on with",
+    ("inputs", "llama", "model.layers.0.self_attn ~> model.layers.1.mlp@in@[:, -1] ~> model.norm@in"): 1,
+    ("inputs", "mixtral", "model.layers.0.mlp -> model.norm@in"): 1,
+    ("inputs", "bert", "bert.encoder.layer.0.output ~> bert.encoder.layer.1.attention@in !bert.encoder.layer.1.output"): 1,
     ("gates", "gpt2", f"{GPT2}.mlp"): 2,
     ("gates", "llama", f"{LLAMA}"): 2,
     ("gates", "mixtral", "model.norm"): 1,
     ("gates", "bert", "bert.embeddings"): 1,
     ("gates", "gpt2", "transformer.wte@in"): "floating point",
+    ("freeze", "gpt2", f"{GPT2}.attn"): 2,
+    ("freeze", "llama", "**.*layernorm"): 4,
+    ("freeze", "mixtral", f"{LLAMA}.mlp"): 2,
+    ("freeze", "bert", "bert.embeddings"): 1,
+    ("freeze", "gpt2", "transformer.wte@in"): "nothing upstream moves",
+    ("distribute", "gpt2", "transformer.ln_f@in"): 1,
+    ("distribute", "gpt2", f"{GPT2}"): 2,
+    ("distribute", "gpt2", "lm_head"): "layer_norm",
+    ("distribute", "gpt2", f"{GPT2}.mlp"): "no sum lies before it",
+    ("distribute", "llama", "model.norm@in"): 1,
+    ("distribute", "llama", "lm_head"): "is not affine",
+    ("distribute", "mixtral", "model.norm@in"): 1,
+    ("distribute", "bert", "bert.encoder.layer.*.output.LayerNorm@in"): 2,
+    ("distribute", "bert", "bert.encoder.layer.*.output"): "layer_norm",
 }
 
 BIND: dict[str, Any] = {
@@ -90,6 +114,9 @@ BIND: dict[str, Any] = {
     "norm": norm.at,
     "paths": paths.at,
     "gates": gates.at,
+    "freeze": freeze.at,
+    "distribute": distribute.at,
+    "inputs": lambda at: inputs.at({"c": at}),
 }
 
 

@@ -68,8 +68,9 @@ def test_a_wrong_coefficient_fails_its_claim(scaled, monkeypatch: pytest.MonkeyP
     [
         ("f -> out@in", r"f: expected a path of adds and scalings to .*, got layer_norm .* on the way\. The pass norm opens it\."),
         ("norm -> f@in", r"got a reader that does not depend on it\. Choose a reader downstream\."),
-        ("f ~> norm@in", r"expected 'term -> reader', got something else"),
-        ("f", r"expected 'term -> reader', got something else"),
+        ("f ~> norm@in", r"expected 'term -> reader', got 'f ~> norm@in'\. The pass inputs takes ~>.*\n    f ~> norm@in\n      \^"),
+        ("f", r"expected 'term -> reader', got one site"),
+        ("f -> g -> norm@in", r"expected 'term -> reader', got 3 stops.*\n    f -> g -> norm@in\n              \^"),
     ],
 )
 def test_what_is_no_direct_path(scaled, path: str, message: str) -> None:

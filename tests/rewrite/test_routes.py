@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from rewrite import PassError
 from rewrite.routes import Hop, Route, parse_route
 
-WORDS = st.sampled_from(["h.0.attn", "blocks.1.mlp", "blocks.*.mlp", "ln_f@in", "attn@in:x", "mlp/neuron", "attn/head/dir.rest", "m#1:0", "@in:ids"])
+WORDS = st.sampled_from(
+    ["h.0.attn", "blocks.1.mlp", "blocks.*.mlp", "ln_f@in", "attn@in:x", "mlp/neuron", "attn/head/dir.rest", "m#1:0", "@in:ids"]
+)
 STOPS = st.builds("".join, st.tuples(WORDS, st.sampled_from(["", "[3]", "[0:4]", "[-1]"]), st.sampled_from(["", "@[:,1]", "@[0,:,2:5]"])))
 HOPS = st.builds(Hop, st.sampled_from(["->", "~>"]), st.lists(WORDS, max_size=2).map(tuple))
 
@@ -19,7 +21,14 @@ def texts(draw: st.DrawFn) -> str:
         hop = draw(HOPS)
         before = draw(st.booleans())
         avoid = [f" !{site}" for site in hop.avoid]
-        words += [draw(space), hop.kind, *(avoid if before else []), " " if before and avoid else draw(space), draw(STOPS), *([] if before else avoid)]
+        words += [
+            draw(space),
+            hop.kind,
+            *(avoid if before else []),
+            " " if before and avoid else draw(space),
+            draw(STOPS),
+            *([] if before else avoid),
+        ]
     return "".join(words)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.verify.mutants import mutants
 from torch import Tensor, nn
 
 from passes import direction, heads
@@ -66,3 +67,27 @@ def test_learned_buffers_need_no_numbers() -> None:
         model = Wavy().eval()
     model.mean = model.mean.to("meta")
     assert equivalence(trace(model, torch.zeros(2, 4)), seed=0).proved
+
+
+def test_mutants_of_a_model_without_weights_are_not_proved() -> None:
+    with weightless():
+        model, inputs = TRANSFORMERS["llama"]()
+    program = trace(model, **inputs, dynamic=False)
+    wrong = dict(mutants(program.apply(direction.at("model.layers.0.mlp", d=torch.ones(32))), seed=0))
+    for name in ("drop_a_term", "double_a_term"):
+        report = equivalence(program, wrong[name], seed=0)
+        assert report.verdict is Verdict.DIFFERS, name
+        assert "no values" in str(report)
+
+
+def test_deeper_models_have_no_more_distinct_regions() -> None:
+    found = []
+    for layers in (2, 4):
+        with weightless():
+            model, inputs = TRANSFORMERS["llama"]()
+            model = type(model)(type(model.config)(**{**model.config.to_dict(), "num_hidden_layers": layers})).eval()
+        program = trace(model, **inputs, dynamic=False)
+        report = equivalence(program.apply(direction.at("model.layers.*.mlp", d=torch.ones(32)), heads.at("**")), seed=0)
+        assert report.proved
+        found.append(report.counts["distinct regions"])
+    assert found[0] == found[1]

@@ -79,3 +79,23 @@ def test_what_is_too_large_to_be_compared_with_torch_is_counted(monkeypatch: pyt
     report = equivalence(tiny("gpt2"), seed=0)
     assert report.proved
     assert report.counts["too large for that"] > 0
+
+
+def test_a_kept_product_is_given_again_for_the_same_rows_only(small: None) -> None:
+    w, math = matrix(30, 7), Modular(PRIMES)
+    a = torch.randint(-(PRIMES[0] // 2), PRIMES[0] // 2, (2, 30)).double()
+    first = math.matmul(0, a, w)  # type: ignore[arg-type]
+    w.key = bytes(16)  # whatever is drawn from now on is another matrix
+    again = math.matmul(0, a, w)  # type: ignore[arg-type]
+    assert torch.equal(again, first)
+    again += 1  # a caller's own
+    assert torch.equal(math.matmul(0, a, w), first)  # type: ignore[arg-type]
+    other = a.clone()
+    other[1, 3] += 1
+    assert not torch.equal(math.matmul(0, other, w)[0], first[0])  # type: ignore[arg-type]
+
+
+def test_a_kept_product_is_not_that_of_the_transpose(small: None) -> None:
+    w, math = matrix(20, 20), Modular(PRIMES)
+    a = torch.randint(-(PRIMES[0] // 2), PRIMES[0] // 2, (2, 20)).double()
+    assert not torch.equal(math.matmul(0, a, w), math.matmul(0, a, w.t()))  # type: ignore[arg-type]

@@ -146,3 +146,21 @@ def test_a_free_direction_is_proved_for_all_directions_and_zero_is_named() -> No
 
 def test_the_same_program_is_the_same() -> None:
     assert equivalence(toy(), toy()).subject == "Toy against itself"
+
+
+def test_one_expression_on_both_sides_needs_its_ops_to_have_a_meaning() -> None:
+    known = plain(lambda w, x: torch.tanh(x @ w), normal(2, 3), normal(3, 3))
+    report = equivalence(known, known, seed=0)
+    assert report.proved
+    assert report.counts["primes at most"] == 1
+    unknown = plain(lambda w, x: torch.linalg.inv(x @ w), normal(3, 3), normal(3, 3))
+    report = equivalence(unknown, unknown, seed=0)
+    assert report.verdict is Verdict.CONSISTENT
+    assert report.reasons[0].startswith("no exact meaning")
+
+
+def test_one_expression_of_other_leaves_is_another_one() -> None:
+    left = plain(lambda u, v, x: torch.tanh(x @ u) @ v, normal(2, 3), normal(3, 3), 2 * normal(3, 3))
+    right = plain(lambda u, v, x: torch.tanh(x @ v) @ u, normal(2, 3), normal(3, 3), 2 * normal(3, 3))
+    assert equivalence(left, right, seed=0).verdict is Verdict.REFUTED
+    assert equivalence(left, right, seed=0, weights="any").verdict is not Verdict.PROVED

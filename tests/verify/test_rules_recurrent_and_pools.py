@@ -75,6 +75,7 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda x: F.max_pool2d(x, 2),
     "largest, overlapping": lambda x: F.max_pool2d(x, 3, 2, 1),
     "largest, spread": lambda x: F.max_pool2d(x, 2, 1, 0, 2),
+    "largest, with its positions unread": lambda x: torch.ops.aten.max_pool2d_with_indices(x, [3, 3], [2, 2], [1, 1])[0],
     "largest of a line": lambda x: F.max_pool1d(x[:, 0], 3, 2, 1),
     "mean": lambda x: F.avg_pool2d(x, 2),
     "mean, overlapping": lambda x: F.avg_pool2d(x, 3, 2, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.verify.graphs import KEY, checked, compare, graph_of, values_of
 from verify.interpret import Refused, evaluate
 from verify.world import World
 
+Function = Callable[..., Tensor]
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 5, generator=GENERATOR)
 Q, K, V = (torch.randn(2, 2, 5, 4, generator=GENERATOR) for _ in range(3))
@@ -99,6 +101,36 @@ def test_tags_are_not_read_as_numbers() -> None:
             compare(function, function, X)
 
 
+def masked_quotient(low: float, scale: float | Tensor) -> Function:
+    """A masked score divided by a number, as CodeGen does."""
+    mask = torch.zeros(5, 5).masked_fill(~CAUSAL, low)
+    return lambda q, k, v: ((q @ k.transpose(-1, -2) + mask) / scale).softmax(-1) @ v
+
+
+def test_a_part_of_the_smallest_number_is_an_ordinary_number() -> None:
+    written = lambda q, k, v: (torch.where(CAUSAL, q @ k.mT, LOW) * 0.5).softmax(-1) @ v  # noqa: E731
+    assert compare(masked_quotient(LOW, 2.0), written, Q, K, V).equal
+    assert compare(lambda q, k, v: masked_quotient(LOW, torch.tensor(2.0))(q, k, v), written, Q, K, V).equal
+    assert compare(masked_quotient(LOW, 2.0), masked_quotient(LOW, 2.0 + 2.0**-20), Q, K, V).unequal
+    assert compare(masked_quotient(LOW, 2.0), masked_quotient(LOW / 4, 2.0), Q, K, V).unequal
+    assert compare(masked_quotient(LOW, 2.0), masked_quotient(-math.inf, 2.0), Q, K, V).unequal  # almost the same in floats, no law says so
+    with pytest.raises(Refused, match="between 0 and 1"):  # it overflows
+        compare(masked_quotient(LOW, 0.5), masked_quotient(LOW, 0.5), Q, K, V)
+
+
+def test_minus_infinity_stays_under_a_positive_factor() -> None:
+    fused = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
+    assert compare(fused, masked_quotient(-math.inf, 2.0), Q, K, V).equal
+    assert compare(fused, masked_quotient(-math.inf, 2.5), Q, K, V).unequal
+
+
+def test_the_smallest_numbers_of_two_types_are_two_numbers() -> None:
+    low = lambda number: lambda x: torch.where(CAUSAL[:3], x, number)  # noqa: E731
+    half = torch.finfo(torch.bfloat16).min
+    assert compare(low(LOW), low(LOW), X).equal
+    assert compare(low(LOW), lambda x: torch.where(CAUSAL[:3], x, torch.tensor(half, dtype=torch.bfloat16).float()), X).unequal
+
+
 def test_undefined_points_are_tainted_and_counted() -> None:
     world = World(KEY)
     graph, data, outputs = graph_of(lambda x: x.masked_fill(LEFT[:3] == LEFT[:3], -math.inf).softmax(-1) @ torch.ones(5), X)
@@ -116,6 +148,9 @@ def test_undefined_points_are_tainted_and_counted() -> None:
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=LEFT),
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=torch.zeros(5, 5).masked_fill(~CAUSAL, LOW)),
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3),
+        lambda q, k, v: masked_quotient(LOW, 2.5)(q, k, v),
+        lambda q, k, v: (q @ k.mT - 1e30 * (~CAUSAL).float()).softmax(-1) @ v,
+        lambda q, k, v: (q @ k.mT - 65500 * (~CAUSAL).float()).softmax(-1) @ v,
         lambda q, k, v: (q @ k.mT).masked_fill(~CAUSAL, -math.inf).exp() @ v,
         lambda q, k, v: torch.where((s := q.masked_fill(CAUSAL[:, :4], -math.inf)) == -math.inf, 0, s) + torch.sigmoid(s),
     ],

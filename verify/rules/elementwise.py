@@ -81,7 +81,9 @@ def raised(a: Algebra, x: Value, low: Value) -> Field:
     if isinstance(low, float) and low == -math.inf:
         return x
     if a.lowest(low):
-        return replace(x, hard=None, soft=either(x.hard, x.soft))
+        bottom = a.number(float(low))  # type: ignore[arg-type]
+        parts = x.parts if x.hard is None else tuple(torch.where(x.hard, n, t.double()) for n, t in zip(bottom.parts, x.parts, strict=True))
+        return replace(x, parts=parts, hard=None, soft=either(x.hard, x.soft), along=None).moving(x.tangent)
     return a.larger(x, low)
 
 
@@ -129,7 +131,8 @@ def _compared(a: Algebra, x: Value, y: Value) -> tuple[Value, Value]:
 
 def _equal_tags(a: Algebra, x: Field, y: Field) -> Concrete:
     whole = lambda m, v: torch.zeros(v.shape, dtype=torch.bool) if m is None else m  # noqa: E731
-    both = [whole(x.hard, x) & whole(y.hard, y), whole(x.soft, x) & whole(y.soft, y)]
+    alike = torch.stack([s == t for s, t in zip(x.parts, y.parts, strict=True)]).all(0)  # smallest numbers of several types are several
+    both = [whole(x.hard, x) & whole(y.hard, y), whole(x.soft, x) & whole(y.soft, y) & alike]
     neither = ~(whole(x.hard, x) | whole(x.soft, x)) & ~(whole(y.hard, y) | whole(y.soft, y))
     if bool(neither.any()):
         a.refuse("ordinary numbers compared beside -inf")

@@ -95,6 +95,7 @@ TABLE: Table = {
     **{getattr(aten, f"max_pool{n}d").default: max_pool(n) for n in (1, 2, 3)},
     **{getattr(aten, f"avg_pool{n}d").default: mean_pool(n) for n in (1, 2, 3)},
     **{getattr(aten, f"adaptive_avg_pool{n}d").default: adaptive(n) for n in (1, 2, 3)},
+    aten.max_pool2d_with_indices.default: lambda a, x, *how: (max_pool(2)(a, x, *how), None),
     aten._adaptive_avg_pool2d.default: adaptive(2),
     aten._adaptive_avg_pool3d.default: adaptive(3),
 }

@@ -13,7 +13,7 @@ from verify.algebra import Algebra
 from verify.rules import exponents
 from verify.rules.movement import cast, moved, padded
 from verify.rules.table import Table, axes
-from verify.value import Field, Value
+from verify.value import Concrete, Field, Value
 
 aten = torch.ops.aten
 
@@ -50,8 +50,10 @@ def mul(a: Algebra, x: Value, y: Value) -> Field:
 
 def div(a: Algebra, x: Value, y: Value, *, rounding_mode: str | None = None) -> Field:
     """x / y: by the exact inverse of a number, by the field inverse of a value. Rounded quotients are functions of the quotient."""
+    if isinstance(y, Concrete) and y.atom is None and not y.shape:
+        y = y.data.item()
     if isinstance(y, (int, float)) and y != 0 and math.isfinite(y):
-        quotient = a.scale(a.field(x), 1 / Fraction(y))
+        quotient = a.scale(a.field(x), 1, over=y)
     else:
         below = inverse(a, y)
         quotient = exponents.product(a, x, below) or a.mul(x, below)

@@ -41,7 +41,7 @@ def row_shift(a: Algebra, x: Field, present: Tensor | None, dim: int) -> tuple[F
     """t = n x - sum x over those present, and n. Shapes: as `x`, and with size 1 at dim."""
     parts = a.masked(tuple(part.double() for part in x.parts), present)
     count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
-    shifted = tuple(a.math.tidy(i, part * count - part.sum(dim, keepdim=True)) for i, part in enumerate(parts))
+    shifted = tuple(a.math.tidy(i, part * count - a.world.row_total(part, count, dim)) for i, part in enumerate(parts))
     return replace(x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None, along=None), count
 
 

@@ -1,0 +1,125 @@
+"""Ablation: what a metric changes by when values are taken out, all together (`ablate`) or each by itself (`sweep`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from torch import Tensor
+
+from analysis.ablation.checkpoint import Checkpoint, fingerprint
+from analysis.ablation.effects import MEMORY, Effects, Plan, Positions
+from analysis.ablation.reference import Mode, Over, References, Value
+from analysis.ablation.targets import Target, check_alive, prepared, singles, together
+from analysis.ablation.targets import pairs as every_two
+from analysis.data import Batch, Metric, batches
+from analysis.standing import standing
+from analysis.table import Table, summary
+from rewrite import Program
+
+
+class Settings(TypedDict, total=False):
+    """How to ablate; all may be left out.
+
+    mode: what takes a value's place: "zero", "mean", "resample" (what another example has there), "value". over: what a mean is over:
+    "dataset", "batch" (examples and positions of all data, or of the batch), "position" (all examples, for each position). value: a
+    number, a tensor, or a dict of these by address. positions: those that the metric reads, as numbers, a tensor [position] or [example,
+    position], or the name of one in the batches; the metric is given outputs of these alone. memory: bytes to stay within. checkpoint: a
+    folder that keeps finished pieces. unproved: go on with a rewrite that is not known to be the same function.
+    """
+
+    mode: Mode
+    over: Over
+    value: Value | None
+    positions: Positions | None
+    seed: int
+    memory: int
+    checkpoint: str | Path | None
+    unproved: bool
+    progress: Callable[[str], None] | None
+
+
+def ablate(
+    program: Program, addresses: str | Iterable[str], data: Iterable[Batch] | Batch, metric: Metric, **settings: Unpack[Settings]
+) -> Table:
+    """A table of one row: what the metric changes by when everything at `addresses` is ablated at once.
+
+    Effects are the metric with the ablation less the metric without, for each example; see `Settings` for the keywords.
+    Raises: SiteError for an address that matches nothing, InputError for data or a metric that do not fit, TautomerError for an edit that
+    cannot reach an output or a rewrite that is not the same function.
+    """
+    return _table("ablation", program, addresses, data, metric, lambda found: [together(found)], settings)
+
+
+def sweep(
+    program: Program,
+    addresses: str | Iterable[str],
+    data: Iterable[Batch] | Batch,
+    metric: Metric,
+    *,
+    pairs: bool = False,
+    **settings: Unpack[Settings],
+) -> Table:
+    """A table of a row for each target: what the metric changes by when it alone is ablated; with `pairs`, of each two targets too.
+
+    Members of families are targets each. What two targets change beyond the sum of what each does is their `interaction`.
+    Settings and errors as for `ablate`.
+    """
+    table = _table("sweep", program, addresses, data, metric, lambda found: [*found, *(every_two(found) if pairs else [])], settings)
+    return _with_interactions(table) if pairs else table
+
+
+def _table(
+    title: str,
+    program: Program,
+    addresses: str | Iterable[str],
+    data: Iterable[Batch] | Batch,
+    metric: Metric,
+    choose: Callable[[list[Target]], list[Target]],
+    settings: Settings,
+) -> Table:
+    mode, over, value = settings.get("mode", "zero"), settings.get("over", "dataset"), settings.get("value")
+    seed, positions, progress = settings.get("seed", 0), settings.get("positions"), settings.get("progress")
+    program, full = prepared(program, addresses, title)
+    listed = batches(program, data, title)
+    targets = choose(singles(program, full))
+    parts = list(dict.fromkeys(part for target in targets for part in target.parts))
+    references = References(program, listed, parts, mode, over, value, seed)
+    references.check()
+    plan = Plan(program, listed, targets, metric, positions, settings.get("memory", MEMORY))
+    plan.check()
+    known = standing(program, unproved=settings.get("unproved", False), seed=seed, progress=progress)
+    check_alive(program, targets, seed)
+    checkpoint = None
+    if folder := settings.get("checkpoint"):
+        shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": _named(metric)}
+        names = ", ".join(target.address for target in targets)
+        checkpoint = Checkpoint(folder, fingerprint(program, listed, targets=names, **shown))
+    found = plan.run(references.prepare(), checkpoint, progress)
+    told = {"mode": mode, **({"over": over} if mode == "mean" else {}), "seed": seed}
+    return _rows(title, known, targets, found, told)
+
+
+def _rows(title: str, known: Any, targets: Sequence[Target], found: Effects, told: Mapping[str, Any]) -> Table:
+    changes: dict[str, Tensor] = {target.address: row - found.clean for target, row in zip(targets, found.ablated, strict=True)}
+    rows = [{"address": address, **summary(change, told["seed"])} for address, change in changes.items()]
+    return Table(title, known, rows, {**told, "baseline": f"{found.clean.mean().item():.6g}"}, changes)
+
+
+def _with_interactions(table: Table) -> Table:
+    effects = {row["address"]: row["effect"] for row in table.rows}
+
+    def interaction(address: str) -> float:
+        ends = address.split(" + ")
+        return effects[address] - sum(effects[end] for end in ends) if len(ends) == 2 else float("nan")
+
+    rows = [{**row, "interaction": interaction(row["address"])} for row in table.rows]
+    return Table(table.title, table.standing, rows, table.settings, table.examples)
+
+
+def _named(metric: Metric) -> str:
+    """The name and the code of a metric: what can be told of it."""
+    name = f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric).__name__)}"
+    code = getattr(metric, "__code__", None)
+    return f"{name} {code.co_code.hex()}" if code else name

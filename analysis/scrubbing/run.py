@@ -1,0 +1,265 @@
+"""Running a hypothesis: the program with one copy of its inputs for each part, on the examples that were drawn, in chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from analysis.data import arguments, batches, joined, measured
+from analysis.data import inputs as own_inputs
+from analysis.scrubbing.draws import Draw, draw, generator
+from analysis.scrubbing.hypothesis import Hypothesis
+from analysis.scrubbing.samplers import Batch, rows, unconditional
+from analysis.scrubbing.score import Result, Runs, constant_model
+from analysis.standing import standing
+from passes import inputs
+from rewrite import InputError, Program
+from rewrite.nested import join, tensors_in
+from rewrite.run import needed
+
+Metric = Callable[[Any, Batch], Tensor]
+MEMORY, LONG = 2**26, 20  # bytes of values alive at a time in one chunk; chunks from which progress is shown
+_unshared: WeakKeyDictionary[Program, dict[str, Program]] = WeakKeyDictionary()
+
+
+def scrub(
+    program: Program,
+    hypothesis: Hypothesis,
+    data: Iterable[Batch] | Batch,
+    loss: Metric,
+    *,
+    examples: int | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    correct: Metric | None = None,
+    baselines: Mapping[str, float | Hypothesis] | None = None,
+    memory: int = MEMORY,
+    unproved: bool = False,
+) -> Result:
+    """How much of the loss is left when everything that the hypothesis calls unimportant is exchanged, and what that is worth.
+
+    `data` are the examples to draw from, `examples` how many of them (drawn by the first seed; all if left out) are scored; each seed draws
+    anew. `loss(output, batch)` and `correct(output, batch)` give one number an example; without `correct`, tensor outputs are held against
+    the batch's `labels` if there are any. `baselines` are more losses, or hypotheses, to measure the recovered fraction from. `memory`
+    bounds what a chunk of rows holds at a time.
+    Units: `memory` bytes.
+    Raises: PassError for paths that are not there or overlap, InputError for samplers or losses that do not fit, both before the long part;
+    TautomerError for a rewrite that is another function, unless `unproved`.
+    """
+    pool = joined(batches(program, data, "scrub"))
+    if not seeds or (examples is not None and examples < 1):
+        raise InputError(f"scrub: expected at least one seed and example, got seeds={seeds!r}, examples={examples!r}.")
+    others = {name: h for name, h in (baselines or {}).items() if isinstance(h, Hypothesis)}
+    named: dict[str, Hypothesis] = {"": hypothesis, "random": Hypothesis(sampler=unconditional), **others}
+    job = Job(program, {name: unshared(program, h) for name, h in named.items()}, pool, loss, correct, memory)
+    reference = job.reference(examples, seeds[0])
+    draws = {(name, seed): draw(h, reference, pool, seed) for name, h in named.items() for seed in seeds}
+    job.check(draws["", seeds[0]], reference)
+    shown = standing(job.programs[""], unproved=unproved)
+    with _progress(job.chunks(reference) * (len(draws) + 1)) as tell:
+        exact = job.run(program, Draw({"": reference}, {}), reference, tell)
+        made = {key: job.run(job.programs[key[0]], one, reference, tell) for key, one in draws.items()}
+    runs = {name: Runs.of([made[name, seed] for seed in seeds]) for name in named}
+    given = {name: float(value) for name, value in (baselines or {}).items() if not isinstance(value, Hypothesis)}
+    return Result(
+        hypothesis=hypothesis,
+        standing=shown,
+        seeds=tuple(seeds),
+        scrubbed=runs.pop(""),
+        exact=Runs.of([exact]),
+        baselines=runs,
+        given=given,
+        constant=constant_model(exact.output, reference, loss),
+        alone={name: (count, rows(reference)) for name, count in draws["", seeds[0]].alone.items() if count},
+    )
+
+
+def unshared(program: Program, hypothesis: Hypothesis) -> Program:
+    """The program with a copy of its inputs for each part of the hypothesis; the same one for the same paths.
+
+    Raises: PassError for paths that are not there, or that overlap.
+    """
+    copies = hypothesis.copies
+    known = _unshared.setdefault(program, {})
+    key = repr(copies)
+    if key not in known:
+        known[key] = program.apply(inputs.at(copies)) if copies else program
+    return known[key]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: the loss of each example, whether it was judged rightly if that is known, and the model's output."""
+
+    loss: Tensor
+    correct: Tensor | None
+    output: Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """One question: the programs for all hypotheses, the data, and how an output is measured."""
+
+    program: Program
+    programs: Mapping[str, Program]
+    data: Batch
+    loss: Metric
+    correct: Metric | None
+    memory: int
+
+    def reference(self, examples: int | None, seed: int) -> Batch:
+        """The examples that are scored.
+
+        Raises: InputError for more than there are.
+        """
+        count = rows(self.data)
+        if examples is None:
+            return self.data
+        if examples > count:
+            raise InputError(f"scrub: expected at most {count} examples, as many as there are data, got {examples}.")
+        picked = torch.randperm(count, generator=generator(seed, "", "reference"))[:examples]
+        return _cut(self.data, picked)
+
+    def check(self, one: Draw, reference: Batch) -> None:
+        """A run of the first examples, which raises what there is to raise about the loss."""
+        few = torch.arange(min(2, rows(reference)))
+        self.run(self.programs[""], Draw({name: _cut(batch, few) for name, batch in one.batches.items()}, {}), _cut(reference, few), None)
+
+    def chunks(self, reference: Batch) -> int:
+        """How many chunks one run takes."""
+        return ceil(rows(reference) / self._size(self.programs[""]))
+
+    def _size(self, program: Program) -> int:
+        """How many rows a chunk has: what a static program is for, else what the memory allows."""
+        fixed = fixed_rows(program)
+        return fixed or max(1, self.memory // bytes_a_row(program))
+
+    def run(self, program: Program, one: Draw, reference: Batch, tell: Callable[[], None] | None) -> Run:
+        """The program on the examples drawn, chunk by chunk; the losses are the reference's."""
+        count, size, fixed = rows(reference), self._size(program), fixed_rows(program)
+        losses, rights, outputs = [], [], []
+        for start in range(0, count, size):
+            here = torch.arange(start, min(start + size, count))
+            wide = torch.cat([here, here[-1:].expand(fixed - len(here))]) if fixed else here
+            with torch.no_grad():
+                output = program.run(_arguments(program, {name: _cut(batch, wide) for name, batch in one.batches.items()}))[0]
+            output = _first(output, len(here)) if len(wide) > len(here) else output
+            batch = _cut(reference, here)
+            losses.append(measured(self.loss, output, batch, len(here), "loss").detach().cpu())
+            right = self._right(output, batch)
+            rights += [] if right is None else [measured(lambda *_, found=right: found, output, batch, len(here), "correct").cpu()]
+            outputs.append(output)
+            if tell:
+                tell()
+        return Run(torch.cat(losses), torch.cat(rights) if rights else None, _joined_outputs(outputs))
+
+    def _right(self, output: Any, batch: Batch) -> Tensor | None:
+        if self.correct is not None:
+            return self.correct(output, batch).double()
+        labels = batch.get("labels")
+        if not isinstance(output, Tensor) or not isinstance(labels, Tensor) or output.dim() != 2 or labels.shape != output.shape[:1]:
+            return None
+        return (output.argmax(-1) == labels.to(output.device)).double()
+
+
+def _cut(batch: Batch, picked: Tensor) -> dict[str, Any]:
+    """Some rows of a batch."""
+    found: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and value.dim():
+            found[name] = value[picked.to(value.device)]
+        else:
+            found[name] = [value[i] for i in picked.tolist()] if isinstance(value, list | tuple) else value
+    return found
+
+
+def _arguments(program: Program, drawn: Mapping[str, Batch]) -> dict[str, Any]:
+    """The arguments of the program: its own inputs, and each copy's under its name."""
+    found = own_inputs(program, drawn[""])
+    for copy, batch in drawn.items():
+        for name in arguments(program) if copy else ():
+            found |= {f"{join(name, below)}@{copy}": tensor for below, tensor in tensors_in(batch[name])}
+    return found
+
+
+def _first(output: Any, count: int) -> Any:
+    """The first rows of every tensor of an output."""
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, output)
+
+
+def _joined_outputs(outputs: list[Any]) -> Any:
+    flat = [tree_flatten(output) for output in outputs]
+    leaves = [
+        torch.cat(list(parts)) if isinstance(parts[0], Tensor) and parts[0].dim() else parts[0]
+        for parts in zip(*(f[0] for f in flat), strict=True)
+    ]
+    return tree_unflatten(leaves, flat[0][1])
+
+
+@contextmanager
+def _progress(chunks: int) -> Iterator[Callable[[], None]]:
+    """Something to tell after every chunk; a bar on a terminal, if it will take long."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=chunks < LONG or not console.is_terminal) as bar:
+        task = bar.add_task("scrubbing", total=chunks)
+        yield lambda: bar.advance(task)
+
+
+# ------------------------------------------------------------------------------------------------ rows and memory
+
+
+def fixed_rows(program: Program) -> int | None:
+    """The number of rows that a program of static shape is for; None if it takes any."""
+    first = next(program.nodes[node].meta["val"] for node, leaf in program.leaves.items() if leaf.kind == "input")
+    size = first.shape[0]
+    return size if isinstance(size, int) else None
+
+
+def bytes_a_row(program: Program) -> int:
+    """The most bytes that are alive at a time when one row of the example's other sizes runs."""
+    sizes = _sizes(program)
+    live = needed(program.outputs)
+    last: dict[fx.Node, fx.Node] = {}
+    order = [node for node in program.graph.nodes if node in live and node.op == "call_function"]
+    for node in order:
+        last.update(dict.fromkeys((n for n in node.all_input_nodes if n.op == "call_function"), node))
+    alive: dict[fx.Node, int] = {}
+    most = 1
+    for node in order:
+        alive[node] = _bytes(node, sizes)
+        most = max(most, sum(alive.values()))
+        for done in [n for n in alive if last.get(n) is node]:
+            del alive[done]
+    return most
+
+
+def _sizes(program: Program) -> dict[Any, int]:
+    """The example's sizes by symbol, with one row."""
+    values = tree_leaves(program.example)
+    nodes = [program.nodes[node] for node, leaf in program.leaves.items() if leaf.kind == "input" and not leaf.copy_of]
+    found: dict[Any, int] = {}
+    for value, node in zip(values, nodes, strict=True):
+        if isinstance(value, Tensor):
+            for axis, (size, symbol) in enumerate(zip(value.shape, node.meta["val"].shape, strict=True)):
+                if isinstance(symbol, torch.SymInt):
+                    found[symbol.node.expr] = 1 if axis == 0 else size
+    return found
+
+
+def _bytes(node: fx.Node, sizes: Mapping[Any, int]) -> int:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return 0
+    count = 1
+    for size in value.shape:
+        count *= size if isinstance(size, int) else int(size.node.expr.subs(sizes))
+    return count * value.element_size()

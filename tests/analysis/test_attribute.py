@@ -1,0 +1,203 @@
+"""Attribution against finite differences, formulas worked out with hooks, and exact ablation."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from analysis import agreement, attribute, direct_logit_attribution
+from analysis.attribution.gating import gated
+from analysis.attribution.logits import distributed
+from analysis.demo import load_balancer, strings, tokens
+from passes import heads
+from rewrite import InputError, Program, SiteError, trace
+from tests.models import gpt2, token_ids
+
+MLP, LN, WTE, WPE = "transformer.h.0.mlp", "transformer.h.1.ln_1", "transformer.wte", "transformer.wpe"
+HEAD, WAY = "transformer.h.0.attn/head", f"{MLP} -> {LN}@in"
+ADDRESSES = [MLP, "transformer.h.1.mlp", f"{HEAD}[:]", WTE, WPE, WAY]
+
+
+@cache
+def opened() -> tuple[nn.Module, Program]:
+    """A tiny GPT-2 in float64, and its program with every gate that these tests use; proved once."""
+    model, example = gpt2()
+    model = model.double().requires_grad_(False)
+    return model, gated(trace(model, **example), ["lm_head", *ADDRESSES], "test")[0]
+
+
+def data(*seeds: int) -> list[dict[str, Any]]:
+    return [{"input_ids": token_ids(seed=seed)} for seed in seeds]
+
+
+def metric(output: Any, batch: Any) -> Tensor:
+    """A logit difference at the last position."""
+    return output.logits[:, -1, 3] - output.logits[:, -1, 5]
+
+
+def effect(table: Any, address: str) -> Tensor:
+    return table.examples[address]
+
+
+@pytest.mark.parametrize("address", [MLP, f"{HEAD}[2]", WPE, WAY])
+def test_gradients_are_finite_differences(address: str) -> None:
+    _, program = opened()
+    batches = data(0, 1)
+    found = attribute(program, ADDRESSES, batches, metric)
+    step, wanted = 1e-5, []
+    for batch in batches:
+        up, down = (metric(program.run(batch, gates={address: 1 + sign * step})[0], batch) for sign in (1, -1))
+        wanted.append(-(up - down) / (2 * step))
+    torch.testing.assert_close(effect(found, address), torch.cat(wanted), rtol=1e-5, atol=1e-8)
+
+
+def by_hand(model: Any, clean: Tensor, corrupt: Tensor, points: list[float]) -> Tensor:
+    """EAP of the edge from MLP 0 to the norm before attention 1: (corrupt - clean) times the gradient at the reader, mean over points
+    at which the embeddings are that far from clean to corrupt."""
+    writer, reader, embed = (model.get_submodule(name) for name in (MLP, LN, WTE))
+    written = [_written(model, writer, ids) for ids in (clean, corrupt)]
+    embedded = [embed(ids) for ids in (clean, corrupt)]
+    total = torch.zeros(len(clean), dtype=torch.float64)
+    for alpha in points:
+        delta = torch.zeros_like(written[0], requires_grad=True)
+        mixed = (1 - alpha) * embedded[0] + alpha * embedded[1]
+        handles = [
+            embed.register_forward_hook(lambda *_, mixed=mixed: mixed),
+            reader.register_forward_pre_hook(lambda _, args, delta=delta: (args[0] + delta, *args[1:])),
+        ]
+        metric(model(clean), None).sum().backward()
+        for handle in handles:
+            handle.remove()
+        assert delta.grad is not None
+        total += ((written[1] - written[0]) * delta.grad).sum((1, 2)) / len(points)
+    return total
+
+
+def _written(model: Any, module: nn.Module, ids: Tensor) -> Tensor:
+    kept: list[Any] = []
+    handle = module.register_forward_hook(lambda m, args, output: kept.append(output))
+    model(ids)
+    handle.remove()
+    return kept[0]
+
+
+def test_edge_attribution_patching_by_hand() -> None:
+    model, program = opened()
+    clean, corrupt = data(0), data(5)
+    found = attribute(program, WAY, clean, metric, mode=corrupt)
+    wanted = by_hand(model, clean[0]["input_ids"], corrupt[0]["input_ids"], [0.0])
+    torch.testing.assert_close(effect(found, WAY), wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_edge_attribution_with_integrated_gradients_by_hand() -> None:
+    model, program = opened()
+    clean, corrupt = data(0), data(5)
+    found = attribute(program, WAY, clean, metric, mode=corrupt, method="integrated", steps=3, along=WTE)
+    wanted = by_hand(model, clean[0]["input_ids"], corrupt[0]["input_ids"], [1 / 6, 3 / 6, 5 / 6])
+    torch.testing.assert_close(effect(found, WAY), wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["zero", "resample"])
+def test_integrated_gradients_are_complete(mode: Any) -> None:
+    _, program = opened()
+    errors = []
+    for steps in (2, 40):
+        table = attribute(program, MLP, data(0, 1), metric, mode=mode, method="integrated", steps=steps, oracle=True)
+        errors.append(abs(table[MLP]["error"]))
+    assert errors[1] < errors[0] / 100  # the middles of stretches: the error falls with the square of their number
+
+
+def test_all_moved_together_share_what_ablating_all_does() -> None:
+    _, program = opened()
+    batch = data(0)[0]
+    wanted = metric(program.run(batch, gates={MLP: 0.0, HEAD: 0.0})[0], batch) - metric(program(**batch), batch)
+    errors = []
+    for steps in (10, 40):
+        table = attribute(program, [MLP, f"{HEAD}[:]"], batch, metric, method="integrated", steps=steps)
+        errors.append((torch.stack(list(table.examples.values())).sum(0) - wanted).abs())
+    assert bool((errors[1] < errors[0] / 8).all())
+    assert bool((errors[1] < 0.01 * wanted.abs()).all())
+
+
+@pytest.mark.parametrize("mode", ["mean", "resample"])
+def test_at_the_logits_the_first_order_is_all_there_is(mode: Any) -> None:
+    _, program = opened()
+    table = attribute(program, "lm_head", data(0, 1), metric, mode=mode, oracle=True)
+    assert table["lm_head"]["effect"] == pytest.approx(table["lm_head"]["exact"])
+    assert effect(table, "lm_head").abs().min() > 1e-3  # no example was put in its own place
+
+
+def test_agreement_with_exact_ablation() -> None:
+    _, program = opened()
+    table = attribute(program, ADDRESSES, data(0, 1), metric, oracle=True)
+    exact = type(table)("ablation", table.standing, [{**row, "effect": row["exact"]} for row in table.rows], table.settings)
+    found = agreement(table, exact, worst=2)
+    assert table.settings["rank correlation"] == f"{found.rank:.3f}"
+    assert 0.5 < found.rank < 1
+    worst = max(table.rows, key=lambda row: abs(row["error"]))
+    assert (found.worst.rows[0]["address"], len(found.worst.rows), found.n) == (worst["address"], 2, len(table.rows))
+    assert "rank correlation" in str(found)
+    assert "PROVED" in str(found)
+    shuffled = [{**row, "effect": other["exact"]} for row, other in zip(table.rows, table.rows[1:] + table.rows[:1], strict=True)]  # type: ignore[operator]
+    assert agreement(table, type(table)("ablation", table.standing, shuffled, {})).rank < found.rank
+    with pytest.raises(InputError, match="expected tables of the same mode, got zero and mean"):
+        agreement(table, type(table)("ablation", table.standing, exact.rows, {"mode": "mean"}))
+
+
+# ------------------------------------------------------------------------------------------------ misuse
+
+
+def nan(output: Any, batch: Any) -> Tensor:
+    return metric(output, batch) * float("nan")
+
+
+MISUSE: dict[str, tuple[Callable[[Program], Any], type[Exception], str]] = {
+    "no such site": (lambda p: attribute(p, "transformer.h.7.mlp", data(0), metric), SiteError, "no site matches"),
+    "no address": (lambda p: attribute(p, [], data(0), metric), InputError, "at least one address"),
+    "a coordinate": (lambda p: attribute(p, f"{HEAD}[0]@act", data(0), metric), SiteError, "expected a site, family, member or path"),
+    "a member of no family": (lambda p: attribute(p, f"{MLP}[0]", data(0), metric), SiteError, "which is none"),
+    "no path": (lambda p: attribute(p, "transformer.h.1.* -> transformer.h.0.ln_1@in", data(0), metric), SiteError, "downstream"),
+    "one number for all": (lambda p: attribute(p, MLP, data(0), lambda o, b: metric(o, b).mean()), InputError, "one number an example"),
+    "not a number": (lambda p: attribute(p, MLP, data(0), nan), InputError, "expected finite numbers of the metric, got nan"),
+    "no gradient": (lambda p: attribute(p, MLP, data(0), lambda o, b: metric(o, b).detach()), InputError, "metric with a gradient"),
+    "no data": (lambda p: attribute(p, MLP, [], metric), InputError, "at least one batch"),
+    "an unknown mode": (lambda p: attribute(p, MLP, data(0), metric, mode="noise"), InputError, "zero, mean, resample or batches"),  # type: ignore[arg-type]
+    "too few references": (lambda p: attribute(p, MLP, data(0, 1), metric, mode=data(2)), InputError, "each of 2 batches, got 1"),
+    "an unknown method": (lambda p: attribute(p, MLP, data(0), metric, method="shapley"), InputError, "got 'shapley'"),  # type: ignore[arg-type]
+    "along with gradients": (lambda p: attribute(p, MLP, data(0), metric, along=WTE), InputError, "along 'transformer.wte'"),
+}
+
+
+@pytest.mark.parametrize("case", MISUSE)
+def test_misuse_is_said(case: str) -> None:
+    call, error, text = MISUSE[case]
+    with pytest.raises(error, match=text):
+        call(opened()[1])
+
+
+# ------------------------------------------------------------------------------------------------ direct logit attribution
+
+
+def test_direct_logit_attribution_of_the_balancer() -> None:
+    ids = tokens(strings(4, seed=0))[:, :6]  # a prefix is proved in less time
+    model = load_balancer()
+    program = distributed(trace(model, ids).apply(heads.at("blocks.1.attn")), "unembed")
+    table = direct_logit_attribution(program, {"input_ids": ids, "label": torch.tensor([1, 0, 1, 1])}, "label", against=0)
+    writers = {address: values for address, values in table.examples.items() if "[" not in address}
+    with torch.no_grad():
+        logits = model(ids)
+    wanted = logits[torch.arange(4), torch.tensor([1, 0, 1, 1])] - logits[:, 0]
+    torch.testing.assert_close(sum(writers.values()), wanted.double(), rtol=1e-4, atol=1e-4)
+    family = "unembed/from.blocks.1.attn/head"
+    torch.testing.assert_close(table.examples[f"{family}[0]"] + table.examples[f"{family}[1]"], writers[family], rtol=1e-4, atol=1e-5)
+    assert table[family]["contribution"] == pytest.approx(writers[family].mean().item())
+    for token, text in (
+        (7, "expected tokens from 0 to 1"),
+        ("word", "expected a label 'word'"),
+        (torch.tensor([0, 1]), "each of 4 examples"),
+    ):
+        with pytest.raises(InputError, match=text):
+            direct_logit_attribution(program, {"input_ids": ids}, token)

@@ -1,0 +1,254 @@
+"""A sweep computes shared work once, and gives what one run a target gives: whatever is stacked, read, kept, or taken up again."""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from analysis import sweep
+from analysis.ablation.effects import Plan
+from analysis.ablation.reference import References
+from analysis.ablation.targets import prepared, singles
+from passes import neurons
+from rewrite import FileError, SiteError, trace
+from rewrite.resume import Resume
+from tests.analysis.ablating import data, logit, ready, squares
+from tests.models import PLAIN, gpt2, vectors
+from tests.passes.checking import PATH, attention, mlp
+
+ROOT = Path(__file__).parent.parent.parent
+HEADS, MLPS = f"{attention('gpt2', '*')}/head[:]", mlp("gpt2", "*")
+CLOSE = {"atol": 1e-5, "rtol": 0}
+
+
+def effects(program, addresses, batches, metric, **settings):
+    """The metric with each target ablated, without the proof: [target, example]."""
+    program, full = prepared(program, addresses, "sweep")
+    found = singles(program, full)
+    parts = [part for target in found for part in target.parts]
+    references = References(program, batches, parts, "zero", "dataset", None, 0)
+    return Plan(program, batches, found, metric, **settings).run(references.prepare()).ablated
+
+
+def one_by_one(program, addresses, batches, metric):
+    """The same by whole runs with one edit each."""
+    program, full = prepared(program, addresses, "sweep")
+    found = []
+    for target in singles(program, full):
+        (part,) = target.parts
+        address = part.edited.removesuffix("@act") + ("" if part.member is None else f"[{part.member}]")
+        with torch.no_grad():
+            runs = [metric(program.run(batch, edit={address: 0.0})[0], batch) for batch in batches]
+        found.append(torch.cat(runs).double())
+    return torch.stack(found)
+
+
+class Counting(TorchDispatchMode):
+    """Counts matrix products, and the rows of the widest."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.calls, self.rows, self.columns = 0, [], columns
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket in (torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.bmm):
+            self.calls += 1
+            if result.shape[-1] == self.columns:
+                self.rows.append(result.numel() // self.columns)
+        return result
+
+
+def counted(function, columns=61):
+    with Counting(columns) as found:
+        function()
+    return found
+
+
+def test_shared_work_is_done_once_and_targets_run_side_by_side() -> None:
+    _, example, program = ready("gpt2")
+    batches = data(example, 1)
+    whole = counted(lambda: program(**example)).calls
+    all_targets = counted(lambda: effects(program, [HEADS, MLPS], batches, logit)).calls
+    alone = counted(lambda: one_by_one(program, [HEADS, MLPS], batches, logit)).calls
+    assert alone >= 10 * whole
+    assert all_targets <= 5 * whole  # the plain run, the trial of copies, and at most half of the model for each of four groups
+    last = counted(lambda: effects(program, "transformer.h.1.mlp", batches, logit))
+    assert last.calls == whole + 1  # nothing but the unembedding comes after the last MLP
+
+
+def test_only_positions_that_are_read_are_unembedded() -> None:
+    _, example, program = ready("gpt2")
+    batches = data(example, 1)
+    full = counted(lambda: effects(program, MLPS, batches, logit)).rows
+    some = counted(lambda: effects(program, MLPS, batches, logit, positions=-1)).rows
+    assert full[0] == 14
+    assert [7 * rows for rows in some] == full
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("gpt2", None), ("gpt2", -1), ("gpt2", [0, 3]), ("gpt2", "at"), ("llama", None), ("llama", "at"), ("bert", None), ("bert", -1)],
+)
+def test_equal_to_one_run_a_target(name, positions) -> None:
+    _, example, program = ready(name)
+    batches = data(example)
+    at = {None: slice(None), -1: [-1], (0, 3): [0, 3]}
+
+    def read(output, batch):
+        logits = output.logits
+        if logits.shape[1] == 7:
+            logits = logits[torch.arange(2), batch["at"]].unsqueeze(1) if positions == "at" else logits[:, at[_key(positions)]]
+        return logits.square().mean((1, 2))
+
+    for number, batch in enumerate(batches):
+        batch["at"] = torch.tensor([number, 4])
+    addresses = [f"{attention(name, '*')}/head[:]", mlp(name, "*"), PATH[name]]
+    found = effects(program, addresses, batches, read, positions=positions)
+    plain = [{key: value for key, value in batch.items() if key != "at"} for batch in batches]
+    whole = iter(batches * found.shape[0])
+    expected = one_by_one(program, addresses, plain, lambda output, batch: read(output, next(whole)))
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert (found - found[0]).abs().max() > 1e-3
+
+
+def _key(positions):
+    return tuple(positions) if isinstance(positions, list) else positions
+
+
+def test_memory_bounds_what_is_stacked_and_kept_and_changes_nothing(monkeypatch) -> None:
+    _, example, program = ready("gpt2")
+    batches, most = data(example), []
+    finish = Resume.finish
+    monkeypatch.setattr(Resume, "finish", lambda self, *args: most.append((args[3], len(self.groups))) or finish(self, *args))
+    wide = effects(program, [HEADS, MLPS], batches, logit)
+    assert max(copies for copies, _ in most) == 4
+    most.clear()
+    narrow = effects(program, [HEADS, MLPS], batches, logit, memory=2**12)
+    assert {copies for copies, _ in most} == {1}
+    assert max(groups for _, groups in most) < 4
+    torch.testing.assert_close(wide, narrow, **CLOSE)
+
+
+class Mixing(nn.Module):
+    """Examples see one another: what is stacked side by side would be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        y = self.up(x).relu()
+        return self.down(y - y.mean(0, keepdim=True))
+
+
+def test_models_that_mix_examples_are_not_stacked(monkeypatch) -> None:
+    torch.manual_seed(0)
+    program = trace(Mixing().eval(), x=vectors()).apply(neurons.at("down"))
+    copies = []
+    finish = Resume.finish
+    monkeypatch.setattr(Resume, "finish", lambda self, *args: copies.append(args[3]) or finish(self, *args))
+    addresses = ["up", "up@[:, :, 3]", "up@[:, :, 4]"]
+    batches = [{"x": vectors(3)}]
+    found = effects(program, addresses, batches, squares)
+    assert copies == [1, 1, 1]
+    torch.testing.assert_close(found[0], squares(program.run(batches[0], edit={"up": 0.0})[0], {}).double(), **CLOSE)
+    monkeypatch.setattr(Resume, "apart", lambda *args: True)  # what the trial is for
+    assert (effects(program, addresses, batches, squares) - found).abs().max() > 1e-4
+
+
+def test_programs_of_fixed_shapes() -> None:
+    model, example = gpt2()
+    program = trace(model, dynamic=False, **example)
+    batches = data(example)
+    found = effects(program, [HEADS, MLPS], batches, lambda output, batch: output.logits[:, 0, 3], positions=-1)
+    torch.testing.assert_close(found, one_by_one(program, [HEADS, MLPS], batches, logit), **CLOSE)
+
+
+def test_pairs_and_interactions() -> None:
+    _, example, program = ready("gpt2")
+    batches = data(example, 1)
+    a, b = "transformer.h.0.mlp", "transformer.h.1.attn/head[2]"
+    table = sweep(program, [a, b], batches, logit, pairs=True)
+    assert [row["address"] for row in table.rows] == [a, b, f"{a} + {b}"]
+    rewritten, _ = prepared(program, [a, b], "sweep")
+    with torch.no_grad():
+        edited = [logit(rewritten.run(batches[0], edit=edit)[0], {}) for edit in ({}, {a: 0.0, b: 0.0})]
+    torch.testing.assert_close(table.examples[f"{a} + {b}"], (edited[1] - edited[0]).double(), **CLOSE)
+    assert table[f"{a} + {b}"]["interaction"] == pytest.approx(table[f"{a} + {b}"]["effect"] - table[a]["effect"] - table[b]["effect"])
+
+
+def test_tables_join_and_are_saved(tmp_path) -> None:
+    _, example, program = ready("gpt2")
+    zero = sweep(program, [HEADS, MLPS], data(example), logit)
+    mean = sweep(program, [HEADS, MLPS], data(example), logit, mode="mean")
+    frame = zero.frame.join(mean.frame, rsuffix=" (mean)")
+    assert frame.shape == (10, 10)
+    assert frame.notna().all().all()
+    zero.save(tmp_path / "zero.csv")
+    assert (tmp_path / "zero.csv").read_text().startswith("# sweep\n# rewrite PROVED")
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+@cache
+def small():
+    model, example = PLAIN["residual"]()
+    return trace(model, **example)
+
+
+def residual(folder: Path, **settings):
+    """A sweep of a small program, kept in a folder."""
+    batches = [{"x": vectors(seed)} for seed in range(3)]
+    return sweep(small(), ["blocks.*.mlp", "blocks.*.mlp/neuron[0:4]"], batches, squares, checkpoint=folder, **settings)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.analysis.test_sweep import residual
+pieces = []
+def kill(text):
+    pieces.extend([text] if "done" in text else [])
+    if len(pieces) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+residual(Path(sys.argv[1]), progress=kill)
+"""
+
+
+def test_a_killed_sweep_goes_on_and_gives_the_same_table(tmp_path, monkeypatch) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=ROOT, capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert len(list((tmp_path / "killed").glob("piece-*"))) == 6
+    expected = residual(tmp_path / "whole")
+    pieces = len(list((tmp_path / "whole").glob("piece-*")))
+    seen: list[str] = []
+    found = residual(tmp_path / "killed", progress=seen.append)
+    assert len([text for text in seen if "done" in text]) == pieces - 6
+    assert all(torch.equal(found.examples[address], values) for address, values in expected.examples.items())
+    assert found.rows == expected.rows
+    seen.clear()
+    assert residual(tmp_path / "killed", progress=seen.append).rows == expected.rows  # all is known: nothing is run
+    assert not [text for text in seen if "done" in text]
+
+
+def test_a_checkpoint_of_another_sweep_is_refused(tmp_path) -> None:
+    residual(tmp_path)
+    with pytest.raises(FileError, match="got one of another mode and another seed"):
+        residual(tmp_path, mode="mean", seed=1)
+    piece = next(iter(tmp_path.glob("piece-*")))
+    piece.write_bytes(b"no tensors")
+    with pytest.raises(FileError, match="expected a piece of a sweep"):
+        residual(tmp_path)
+
+
+def test_resuming_refuses_what_reaches_no_output() -> None:
+    _, _, program = ready("gpt2")
+    with pytest.raises(SiteError, match="no site matches|no site is called"):
+        program.resume([("transformer.h.9.mlp",)])
