@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for a run of this file 
 
 from analysis.demo import labels, load_balancer, strings, tokens
 from analysis.extras import needed
-from analysis.scrub import Result, scrub
+from analysis.scrubbing import Result, scrub
 from examples.paren.features import SUBSETS, Batch
 from examples.paren.figure import save_figure
 from examples.paren.hypotheses import Roles, Row, hypotheses

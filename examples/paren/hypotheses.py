@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from analysis.demo.data import OPEN
 from analysis.demo.model import D_MODEL, HEADS
-from analysis.scrub import Hypothesis, Part, by, exact, unconditional
+from analysis.scrubbing import Hypothesis, Part, by, exact, unconditional
 from examples.paren.features import FEATURES, Batch, balanced, count, equal_count, horizon, length, rest_at, share, starts, steps
 from examples.paren.roles import LOUD, Writer, counter, looks, read_most, writers
 from passes import direction, heads, surrogate
