@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 VOCAB, WIDTH, LAYERS = 61, 32, 2
+SEED = 0
 Example = dict[str, Any]
 Make = Callable[[str], tuple[nn.Module, Example]]  # of the attention implementation
 
@@ -66,6 +67,22 @@ def convolutional() -> nn.Module:
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.GELU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
+
+
+def prepared(make: Make, attention: str) -> tuple[nn.Module, Example]:
+    """A model in eval mode whose parameters are all moved a little, so that no bias is zero, and its example."""
+    torch.manual_seed(SEED)
+    try:
+        model, example = make(attention)
+    except ValueError as error:
+        if attention != "sdpa" or "attention implementation" not in str(error):
+            raise
+        model, example = make("eager")  # it has no other
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.05)
+    return model.eval(), example
 
 
 GPT = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 64, "vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}

@@ -23,7 +23,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from benchmarks.architectures import ZOO, Example, Make
+from benchmarks.architectures import SEED, ZOO, Make, prepared
 from benchmarks.core import core_program
 from benchmarks.ops import ops_table
 from passes import direction, heads, surrogate
@@ -31,7 +31,6 @@ from rewrite import Program, TautomerError, trace
 from verify import Report, Verdict, equivalence
 
 DOCS = Path(__file__).parent.parent / "docs"
-SEED = 0
 
 MLP = re.compile(r"(mlp|ffn?|feed_?forward|mixer|DenseReluDense|intermediate|fc\d?)$")
 
@@ -55,22 +54,6 @@ class Row:
         """As a line of Markdown."""
         shown = (self.name, self.traced, self.itself, self.rewritten, self.steps, self.eager, self.core, self.checked or "")
         return f"| {' | '.join(map(str, shown))} | {self.seconds:.2f} |"
-
-
-def prepared(make: Make, attention: str) -> tuple[nn.Module, Example]:
-    """A model in eval mode whose parameters are all moved a little, so that no bias is zero, and its example."""
-    torch.manual_seed(SEED)
-    try:
-        model, example = make(attention)
-    except ValueError as error:
-        if attention != "sdpa" or "attention implementation" not in str(error):
-            raise
-        model, example = make("eager")  # it has no other
-    generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.05)
-    return model.eval(), example
 
 
 def rewritten(program: Program) -> Program:

@@ -206,13 +206,15 @@ class Unsharing:
                 )
 
     def _move_sites(self) -> None:
-        """A site that nothing is computed from any more, and that has one successor, is its name from now on."""
+        """A site that nothing is computed from any more, and that has one successor, is its name from now on; so are claims about it."""
         live = needed(self.splicer.graph.output_node().all_input_nodes)
         for address, site in list(self.splicer.sites.items()):
             node = self.splicer.nodes[site.node]
             now = [made for made in self.made.get(node, []) if made in live]
             if node not in live and len(now) == 1 and site.kind != "family":
                 self.splicer.move_site(address, now[0])
+                own = needed([now[0]])
+                self.splicer.rebind_claims_of(address, lambda n, own=own: next((m for m in self.made.get(n, ()) if m in own), n))
 
 
 def _shared(scopes: list[tuple[str, ...]]) -> tuple[str, ...]:

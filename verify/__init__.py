@@ -1,12 +1,12 @@
 """Does a rewritten program compute the same function, and are its terms what they say?"""
 
 from verify.equivalence import equivalence
-from verify.formula import Formula, formula
-from verify.identities import Identity, identities
+from verify.formulas.formula import Formula, formula
+from verify.formulas.identities import Identity, identities
 from verify.liveness import Liveness, liveness, raise_unless_alive
-from verify.replay import Replay, replay
 from verify.report import Report, Verdict
-from verify.witness import Witness
+from verify.witnesses.replay import Replay, replay
+from verify.witnesses.witness import Witness
 
 __all__ = [
     "Formula",

@@ -212,7 +212,22 @@ def _begins(side: Side, claim: Claim) -> set[str]:
     places = {what for what in _once(claim).values() if what in side.varying and floating(nodes[what])}
     if claim.swaps:
         places |= {what for what in _once(claim).values() if what in side.leaves and what in side.varying}
-    return {name for name in places if not any(other != name and nodes[other] in needed([nodes[name]]) for other in places)}
+    held = {nodes[name] for name in places}
+    first = min(held, default=None)
+    return {node.name for node in held if not _comes_from(node, held - {node}, first)}
+
+
+def _comes_from(node: fx.Node, others: set[fx.Node], first: fx.Node | None) -> bool:
+    """True if one of `others` leads to the node; nothing before `first` in the graph's order can be or come from one."""
+    seen, stack = set[fx.Node](), [node]
+    while stack:
+        node = stack.pop()
+        if node in others:
+            return True
+        if node not in seen and first is not None and not node < first:
+            seen.add(node)
+            stack += node.all_input_nodes
+    return False
 
 
 def _statement(side: Side, claim: Claim) -> Any:

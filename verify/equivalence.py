@@ -31,7 +31,7 @@ from verify.roles import Role, roles_of
 from verify.runs import places
 from verify.shadow import Case
 from verify.structure import Side
-from verify.witness import Witness, search, search_region
+from verify.witnesses.witness import Witness, search, search_region
 
 SMALL = 5_000_000  # weights up to which more random inputs are run
 DRAWS = 3

@@ -7,12 +7,12 @@ from typing import Protocol
 
 from verify.ladder import Sides
 from verify.match import WeightCheck
-from verify.pattern import EXACTLY, FLOATS, Difference, axis_names, by_mask, of_weights
 from verify.regions import Composition
 from verify.roles import Role
 from verify.runs import Setting, lead, places
-from verify.shrink import RUNS, shrink
-from verify.witness import Witness
+from verify.witnesses.pattern import EXACTLY, FLOATS, Difference, axis_names, by_mask, of_weights
+from verify.witnesses.shrink import RUNS, shrink
+from verify.witnesses.witness import Witness
 
 SMALL, FEW_RUNS = 5_000_000, 24  # weights up to which a run is quick, and how many runs there are beyond
 MOST_WEIGHTS = 4

@@ -14,8 +14,8 @@ from torch import Tensor
 from rewrite.errors import TautomerError
 from verify.ladder import Drift
 from verify.liveness import Liveness
-from verify.pattern import Difference
-from verify.witness import Witness
+from verify.witnesses.pattern import Difference
+from verify.witnesses.witness import Witness
 
 
 class Verdict(Enum):

@@ -13,11 +13,11 @@ from torch import Tensor
 from rewrite.run import needed
 from verify.gap import Gap, gap
 from verify.ladder import DIFFERENT, Sides, nearer
-from verify.pattern import Difference, axis_names, by_floats
 from verify.regions import Composition, Cut
 from verify.shadow import CannotLift, Case, sweep
-from verify.steady import steady
 from verify.structure import Side
+from verify.witnesses.pattern import Difference, axis_names, by_floats
+from verify.witnesses.steady import steady
 
 Values = Mapping[str, Tensor]
 PRECISIONS = (torch.float32, torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.zoo import ZOO, Make, plain
+from benchmarks.architectures import ZOO, Make, plain
 
 WIDTH, HIDDEN, PIECES, EXPERTS, CHOSEN = 6, 8, 4, 4, 2
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import torch
 
+from benchmarks.architectures import prepared
 from benchmarks.mutants.claims import CLAIMS, claim_mutant
 from benchmarks.mutants.draft import OPERATORS, Mutant, mutant
 from benchmarks.mutants.judges import BOUND, judged
@@ -18,7 +19,6 @@ from benchmarks.mutants.models import MODELS
 from benchmarks.mutants.pipelines import pipeline
 from benchmarks.mutants.results import Line
 from benchmarks.mutants.witnesses import runs, witness
-from benchmarks.zoo import prepared
 from rewrite import Program, TautomerError, trace
 from verify import equivalence
 

@@ -24,7 +24,7 @@ from verify.gap import Gap, gap
 from verify.ladder import DIFFERENT, gradient_gap
 from verify.runs import FAILURES, Place, Setting, shows
 from verify.shadow import lifted, sweep
-from verify.witness import search, search_region
+from verify.witnesses.witness import search, search_region
 
 PRECISIONS = (torch.float32, torch.float64)
 SIZES = (0.1, 1.0, 10.0, 100.0)

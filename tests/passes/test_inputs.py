@@ -342,6 +342,15 @@ def test_sites_follow_their_readers() -> None:
         assert_close(read["attn"], program.values("attn", x)["attn"])
 
 
+def test_claims_about_a_term_follow_it_to_its_copy() -> None:
+    _, _, program = balancer()
+    split = program.origin.apply(direction.at("blocks.2.mlp", d=torch.ones(56), name="one"))
+    copied = split.apply(inputs.at({"c": "blocks.2.mlp/one.rest -> ln_f@in"}))
+    assert copied.sites_by_address["blocks.2.mlp/one.rest"].node != split.sites_by_address["blocks.2.mlp/one.rest"].node
+    about = [line for line in proved(copied).claims if line.sentence == "the rest has no component along d"]
+    assert len(about) == 1 and about[0].equation.startswith("(blocks.2.mlp/one.rest @")
+
+
 def test_gates_and_directions_from_before_are_in_every_copy() -> None:
     _, x, program = split_layer()
     gated = program.apply(direction.at("attn/head", d=draw(8, seed=3)), gates.at("attn/head/direction"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.verify.mutants import mutants
 from torch import Tensor, nn
 
+from benchmarks.mutants import mutant
 from passes import direction, heads
 from rewrite import TraceError, trace, weightless
 from tests.models import TRANSFORMERS
@@ -73,9 +73,11 @@ def test_mutants_of_a_model_without_weights_are_not_proved() -> None:
     with weightless():
         model, inputs = TRANSFORMERS["llama"]()
     program = trace(model, **inputs, dynamic=False)
-    wrong = dict(mutants(program.apply(direction.at("model.layers.0.mlp", d=torch.ones(32))), seed=0))
+    rewritten = program.apply(direction.at("model.layers.0.mlp", d=torch.ones(32)))
     for name in ("drop_a_term", "double_a_term"):
-        report = equivalence(program, wrong[name], seed=0)
+        wrong = mutant(name, rewritten, seed=0)
+        assert wrong is not None
+        report = equivalence(program, wrong.program, seed=0)
         assert report.verdict is Verdict.DIFFERS, name
         assert "no values" in str(report)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import sympy
 
-from verify.laws import DEFINED, SIGNS, Sides, a, c, choose, exp, left_over, p, proved_laws, softmax, stated, tanh, total, x, y, z
+from verify.formulas.laws import DEFINED, SIGNS, Sides, a, c, choose, exp, left_over, p, proved_laws, softmax, stated, tanh, total, x, y, z
 from verify.rules.elementwise import ODD, UNARY
 
 

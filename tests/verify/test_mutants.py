@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.architectures import prepared
 from benchmarks.mutants import OPERATORS, Draft, Mutant, mutant, table
 from benchmarks.mutants.__main__ import main
 from benchmarks.mutants.claims import CLAIMS, claim_mutant
@@ -17,7 +18,6 @@ from benchmarks.mutants.models import MODELS
 from benchmarks.mutants.pipelines import pipeline
 from benchmarks.mutants.results import Store
 from benchmarks.mutants.witnesses import runs, witness
-from benchmarks.zoo import prepared
 from rewrite import Program, trace
 from tests.models import TRANSFORMERS
 from tests.passes.checking import layer

@@ -11,11 +11,11 @@ from tests.verify.programs import normal, plain, toy, variant
 from tests.verify.toy import CORRECT
 from verify import Verdict, equivalence
 from verify.cases import given_cases, redrawn, rows_read
-from verify.harvest import harvest
 from verify.ladder import Sides
 from verify.match import match
 from verify.roles import roles_of
-from verify.witness import search
+from verify.witnesses.harvest import harvest
+from verify.witnesses.witness import search
 
 
 def look(a, b):

@@ -242,7 +242,7 @@ def test_an_interrupted_save_leaves_the_old_file(found: Witness, tmp_path: Path,
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("verify.keep.save_file", half)
+    monkeypatch.setattr("verify.witnesses.keep.save_file", half)
     with pytest.raises(FileError, match="disk full"):
         replace(found, how="other").save(tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == before

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.verify.programs import normal
-from verify.pattern import axis_names, by_floats, of_weights, where_text
+from verify.witnesses.pattern import axis_names, by_floats, of_weights, where_text
 
 SHAPE = (2, 7, 16)
 Change = Callable[[Tensor], Tensor]

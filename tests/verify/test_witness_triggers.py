@@ -13,9 +13,9 @@ from tests.verify.programs import normal
 from tests.verify.test_witness import look
 from verify import Verdict, equivalence, replay
 from verify.cases import given_cases
-from verify.harvest import harvest, rows_apart, wishes
 from verify.ladder import Sides
 from verify.match import match
+from verify.witnesses.harvest import harvest, rows_apart, wishes
 
 LONG, ROWS = 60, 2000
 PATTERN = torch.randint(0, ROWS, (LONG,), generator=torch.Generator().manual_seed(5))

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from verify.cases import redrawn, rows_read
 from verify.gap import Gap
-from verify.harvest import MOST_IDS, Harvest, Wish, harvest, rows_apart, wishes
 from verify.ladder import Sides
 from verify.roles import Role
 from verify.runs import FAILURES, Place, Setting
 from verify.shadow import Case, sweep
+from verify.witnesses.harvest import MOST_IDS, Harvest, Wish, harvest, rows_apart, wishes
 
 SCALES = (1.0, 2.0**-10, 2.0**10, 2.0**-20, 2.0**20)
 ASCENT, MOST_LISTS = 24, 48
@@ -54,14 +54,14 @@ class Witness:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the witness to one safetensors file, whole or not at all. Raises: FileError if it cannot be written."""
-        from verify.keep import save
+        from verify.witnesses.keep import save
 
         save(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Witness:
         """The witness in a file; nothing of it is run. Raises: FileError for a file that is missing, broken or none of ours."""
-        from verify.keep import load
+        from verify.witnesses.keep import load
 
         return load(path)
 

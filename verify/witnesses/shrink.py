@@ -10,10 +10,10 @@ from torch import Tensor
 
 from rewrite.program import Program
 from verify.gap import Gap
-from verify.pattern import IRREGULAR, axis_names
 from verify.roles import Role
 from verify.runs import Setting, Values, lead
-from verify.witness import Witness
+from verify.witnesses.pattern import IRREGULAR, axis_names
+from verify.witnesses.witness import Witness
 
 RUNS = 256  # of both programs
 DIGITS = (1, 2, 3)  # to round floats to

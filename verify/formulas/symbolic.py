@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from rewrite.errors import InputError
 from rewrite.run import needed
+from verify.formulas.symbols import Array, Unwritten, lift, number, real
+from verify.formulas.written import WRITTEN
 from verify.interpret import ASSERTIONS, PYTHON
 from verify.rules import movement
-from verify.symbols import Array, Unwritten, lift, number, real
-from verify.written import WRITTEN
 
 aten = torch.ops.aten
 MOST = 4096  # elements on the way

@@ -19,7 +19,7 @@ from rewrite.errors import FileError
 from rewrite.save import write_whole
 from rewrite.schema import bad, take
 from verify.gap import Gap
-from verify.witness import Witness
+from verify.witnesses.witness import Witness
 
 FORMAT, LARGEST = 1, 2**34  # Units: bytes
 LONGEST = 2**22  # of the JSON; Units: characters

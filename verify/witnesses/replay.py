@@ -16,13 +16,13 @@ from verify.equivalence import Job
 from verify.gap import Gap
 from verify.ladder import DIFFERENT, ROUNDING, gradient_gap
 from verify.leaves import leaf_values
-from verify.pattern import FLOATS, Difference
 from verify.report import difference_lines, finite
 from verify.roles import Role
 from verify.runs import FAILURES, Place, Setting, equal_nodes
 from verify.shadow import Case
 from verify.structure import Side
-from verify.witness import Witness
+from verify.witnesses.pattern import FLOATS, Difference
+from verify.witnesses.witness import Witness
 
 
 @dataclass(frozen=True)

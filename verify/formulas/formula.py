@@ -16,11 +16,11 @@ from rewrite.errors import InputError, SiteError, nearest
 from rewrite.poke import expand
 from rewrite.program import Program
 from rewrite.terms import axis_dims
+from verify.formulas.letters import tex_names
+from verify.formulas.symbolic import MOST, Unknown, evaluate
+from verify.formulas.symbols import Array, numeric, written_out
 from verify.leaves import leaf_values
-from verify.letters import tex_names
 from verify.roles import roles_of
-from verify.symbolic import MOST, Unknown, evaluate
-from verify.symbols import Array, numeric, written_out
 
 LONGEST = 100_000  # operations of an expression that is printed
 

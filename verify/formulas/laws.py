@@ -12,9 +12,9 @@ from typing import Any
 
 import sympy
 
-from verify.rational import remainder
+from verify.formulas.rational import remainder
+from verify.formulas.symbols import DEFINED, choose
 from verify.rules.elementwise import ODD
-from verify.symbols import DEFINED, choose
 
 Sides = tuple[Any, Any]
 

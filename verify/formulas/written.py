@@ -7,8 +7,8 @@ from typing import Any
 import sympy
 import torch
 
-from verify import symbols
-from verify.symbols import Rule, along, choose, each, lift, matmul, number, plus, real, truth
+from verify.formulas import symbols
+from verify.formulas.symbols import Rule, along, choose, each, lift, matmul, number, plus, real, truth
 
 aten = torch.ops.aten
 

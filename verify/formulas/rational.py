@@ -11,7 +11,7 @@ from typing import Any
 import sympy
 from sympy.polys.rings import ring
 
-from verify.symbols import written_out
+from verify.formulas.symbols import written_out
 
 
 def remainder(e: Any) -> Any:

@@ -19,9 +19,9 @@ from rewrite.capture import capture
 from rewrite.errors import PassError
 from rewrite.law import IdentityLaw, Law
 from rewrite.terms import Family, Terms, taking_notes
-from verify.rational import remainder
-from verify.symbolic import Unknown, evaluate
-from verify.symbols import Array, lift
+from verify.formulas.rational import remainder
+from verify.formulas.symbolic import Unknown, evaluate
+from verify.formulas.symbols import Array, lift
 
 
 @dataclass(frozen=True)
