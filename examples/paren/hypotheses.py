@@ -173,7 +173,10 @@ def through_mlp(roles: Roles, inside: Inside = nothing) -> Part:
 
 
 def positions(roles: Roles, traced: Program, batch: Batch, row: Callable[..., Row]) -> Iterator[Row]:
-    """Claims about what the heads read, position by position, on both of their ways: directly and through the MLP."""
+    """Claims about what the heads read, position by position.
+
+    Of the counting head on both of its ways, directly and through the MLP; of the horizon head on the direct one, a copy for every position.
+    """
     at, first, last = roles.position, roles.counting[0], roles.horizon[0]
     v = open_direction(traced, batch, roles.counter)
     projected = traced.apply(heads.at("blocks.1.attn", "blocks.2.attn"), direction.at("blocks.0.attn", d=v, name="open"))
@@ -193,14 +196,14 @@ def positions(roles: Roles, traced: Program, batch: Batch, row: Callable[..., Ro
         return inside
 
     def everywhere(weights: Sequence[tuple[float, float]]) -> Inside:
-        """What the first horizon head reads: the length in the mask, at each position the majority from there on."""
+        """What the first horizon head reads on its direct path: the length in the mask, at each position the majority from there on."""
 
         def inside(writer: Writer, name: str) -> Sequence[Part]:
             each = [
                 Part(f"{name}_at{i}", f"blocks.{writer.layer}.ln_1@in@[:, {i}] ~>", by(rest_at(i, *weights[i])))
                 for i in range(batch["input_ids"].shape[1])
             ]
-            return [Part(f"{name}_length", f"blocks.{writer.layer}.attn@in:seen ~>", by(length)), *each] if writer is last else ()
+            return [Part(f"{name}_length", f"blocks.{writer.layer}.attn@in:seen ~>", by(length)), *each] if name == last.part else ()
 
         return inside
 
@@ -216,7 +219,7 @@ def positions(roles: Roles, traced: Program, batch: Batch, row: Callable[..., Ro
         "2p", "2a, of attention 0 only what lies along the open direction", *parts(counts_of("blocks.0.attn/open")), program=projected
     )
     yield row("2b", "2a, of attention 0 only that direction times 2 p - 1", *parts(phi_here), program=counted)
-    yield row("3a", f"1e, and {last.name} reads at each position the majority from there on", *parts(plain))
+    yield row("3a", f"1e, and {last.name} reads directly, at each position, the majority from there on", *parts(plain))
     yield row("3b", f"3a, the majority weighed by where {head} looks", *parts(adjusted))
     both: Inside = lambda writer, name: [*phi_here(writer, name), *adjusted(writer, name)]  # noqa: E731
     yield row("4", "2b and 3b", *parts(both), program=counted)
