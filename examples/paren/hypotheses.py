@@ -175,7 +175,7 @@ def through_mlp(roles: Roles, inside: Inside = nothing) -> Part:
 def positions(roles: Roles, traced: Program, batch: Batch, row: Callable[..., Row]) -> Iterator[Row]:
     """Claims about what the heads read, position by position.
 
-    Of the counting head on both of its ways, directly and through the MLP; of the horizon head on the direct one, a copy for every position.
+    Of the counting head on both of its ways, directly and through the MLP; of the horizon head on the direct one, position by position.
     """
     at, first, last = roles.position, roles.counting[0], roles.horizon[0]
     v = open_direction(traced, batch, roles.counter)
