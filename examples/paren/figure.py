@@ -10,7 +10,7 @@ from analysis.extras import needed
 from rewrite.save import write_whole
 
 BLUE, GREY, RED = "#2a78a8", "#5b7085", "#c8401c"
-SHORT = 60  # letters of a claim
+SHORT = 76  # letters of a claim
 
 
 def save_figure(rows: Sequence[dict[str, Any]], constant: float, out: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def save_figure(rows: Sequence[dict[str, Any]], constant: float, out: Path) -> l
     style = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paren", "axes.titlelocation": "left"}
     with needed("matplotlib").rc_context(style):
         pyplot = needed("matplotlib.pyplot")
-        made, panels = pyplot.subplots(1, 2, figsize=(16, 2.2 + 0.42 * len(rows)), layout="constrained", sharey=True)
+        made, panels = pyplot.subplots(1, 2, figsize=(18, 2.2 + 0.42 * len(rows)), layout="constrained", sharey=True)
         made.suptitle(
             f"Causal scrubbing of the parentheses balancer ({rows[0]['strings']} strings, seeds {rows[0]['seeds']})",
             x=0.01,
@@ -67,7 +67,7 @@ def losses(panel: Any, rows: Sequence[dict[str, Any]], constant: float) -> None:
     panel.set(xlabel="cross-entropy (nats), linear up to 0.1, then logarithmic", title="The loss itself; red: worse than no model at all")
     panel.grid(axis="both", color="#dddddd")
     panel.set_axisbelow(True)
-    panel.legend(loc="upper right", frameon=False)
+    panel.legend(loc="center left", frameon=False)
 
 
 def _short(text: str) -> str:
