@@ -175,7 +175,8 @@ def self_check(
     """
     world = RealWorld(theory, declared=declared)
     truth = _torch_run(graph, data)
-    names = [n for n in truth if _comparable(truth[n])] if want is None else list(want)
+    read = {node.name for node in graph.nodes if node.users}  # what nobody reads (the positions of a pool) need have no meaning
+    names = [n for n in truth if n in read and _comparable(truth[n])] if want is None else list(want)
     values = evaluate(
         graph, {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}, names, world
     )
@@ -232,6 +233,7 @@ def _torch_run(graph: fx.Graph, data: Mapping[str, Tensor], track: bool = False)
 
 
 def _comparable(value: object) -> bool:
+    """True for what torch computed as a tensor, or several."""
     return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and all(isinstance(v, Tensor) for v in value))
 
 

@@ -47,7 +47,7 @@ def test_a_rewrite_is_a_test(pytester: pytest.Pytester) -> None:
         assert_equivalent(edited, require="consistent")
 
     def test_no_other_word_is_taken_for_less(assert_equivalent):
-        with pytest.raises(Exception, match="expected require='proved' or 'consistent', got 'provd'") as caught:
+        with pytest.raises(Exception, match="expected require='proved' or 'assuming' or 'consistent', got 'provd'") as caught:
             assert_equivalent(program(), require="provd")
         assert type(caught.value).__name__ == "InputError"
     """

@@ -85,7 +85,7 @@ def test_arguments_are_checked_at_the_door() -> None:
         scaled.at("a", by=1.0, slop=2.0)
     with pytest.raises(PassError, match=r"expected at least one address, got none"):
         scaled.at(by=1.0)
-    with pytest.raises(PassError, match=r"expected of= one of linear, norm, attention, embedding, got 'linaer'\. Nearest: 'linear'"):
+    with pytest.raises(PassError, match=r"expected of= one of linear, norm, attention, embedding, sum, got 'linaer'\. Nearest: 'linear'"):
         split(of="linaer")(lambda x: x)
 
 
