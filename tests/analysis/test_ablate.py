@@ -25,7 +25,7 @@ def zeroed(module, args, output):
     return torch.zeros_like(output)
 
 
-@pytest.mark.parametrize("name", PROJECTION)
+@pytest.mark.parametrize("name", [one if one == "gpt2" else pytest.param(one, marks=pytest.mark.slow) for one in PROJECTION])
 def test_zero_ablation_equals_plain_hooks(name) -> None:
     model, example, program = ready(name)
     batches = data(example)

@@ -181,6 +181,7 @@ def test_misuse_is_said(case: str) -> None:
 # ------------------------------------------------------------------------------------------------ direct logit attribution
 
 
+@pytest.mark.slow
 def test_direct_logit_attribution_of_the_balancer() -> None:
     ids = tokens(strings(4, seed=0))[:, :6]  # a prefix is proved in less time
     model = load_balancer()

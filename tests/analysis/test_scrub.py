@@ -1,8 +1,6 @@
 """Causal scrubbing: the anchor's semantics against a hand-written evaluation, samplers, scores, alarms, and errors before the long part."""
 
-import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from analysis.scrubbing.run import bytes_a_row
 from analysis.scrubbing.samplers import Unconditional
 from passes import surrogate
 from rewrite import InputError, PassError, Program, TautomerError, trace
-from tests.test_readme import BLOCK, figures_masked, printed
 
 N = 48
 
@@ -263,14 +260,3 @@ def test_a_rewrite_that_is_another_function_is_refused() -> None:
     with pytest.raises(TautomerError, match=r"expected a rewrite that is the same function, got rewrite REFUTED"):
         scrub(wrong, Hypothesis(), data, loss)
     assert "rewrite REFUTED" in str(scrub(wrong, Hypothesis(), data, loss, seeds=(0,), unproved=True))
-
-
-# ------------------------------------------------------------------------------------------------ the page
-
-
-def test_the_page_runs_and_prints_what_it_shows() -> None:
-    text, names = (Path(__file__).parents[2] / "docs" / "scrubbing.md").read_text(), {}
-    blocks = list(BLOCK.finditer(text))
-    assert len(blocks) == 2
-    for block in blocks:
-        assert figures_masked(printed(block["code"], names)) == figures_masked(re.sub(r"^\n", "", block["shown"]))

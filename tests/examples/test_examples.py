@@ -37,6 +37,7 @@ def test_a_trigger_that_fires_on_a_sample_is_caught_by_numbers(monkeypatch: pyte
     assert not any(found.passed[check] for check in ("torch.allclose", "torch assert_close", "torch._dynamo same", PROOF))
 
 
+@pytest.mark.slow
 def test_implementations_that_are_one_function_are_proved_and_others_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     reports = two_implementations.main(["--only", "gpt2", "falcon", "falcon, alibi"])

@@ -15,7 +15,7 @@ NAMES = st.lists(st.sampled_from(sorted(PASSES)), min_size=2, max_size=4, unique
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @given(names=NAMES)
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_any_order(name: str, names: list[str]) -> None:
     model, example, program = traced(name)
     refused = []

@@ -62,7 +62,7 @@ def keep(kept: dict[str, Tensor], name: str) -> Any:
     return hook
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
 def test_terms_of_terms_sum_to_the_logits(name: str) -> None:
     first = [heads.at(attention(name, "*")), direction.at(mlp(name, 1), d=draw(WIDTH), name="d")]
     model, example, _ = traced(name)
