@@ -33,6 +33,18 @@ def needed(wanted: Iterable[Any], given: Collection[fx.Node] = ()) -> set[fx.Nod
     return found
 
 
+def descendants(start: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes in `start` and all that are computed from them."""
+    found: set[fx.Node] = set()
+    stack = list(start)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.users)
+    return found
+
+
 def prune(graph: fx.Graph, wanted: Sequence[Any], keep: Sequence[fx.Node] = ()) -> tuple[fx.Graph, list[fx.Node]]:
     """A new graph that returns `wanted` and holds nothing else but `keep`, each expression once; with its placeholders' originals."""
     needs = needed([*wanted, *keep])

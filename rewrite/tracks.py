@@ -7,7 +7,7 @@ stop more than once. A path that has passed all of a track's stops is on it, whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ from rewrite.paths import scales
 from rewrite.places import Region, Span, span
 from rewrite.records import Site
 from rewrite.routes import Hop, Route, pointed
-from rewrite.run import needed
+from rewrite.run import descendants, needed
 from rewrite.splice import Splicer, reads
 from rewrite.terms import axis_dims
 
@@ -111,7 +111,7 @@ def track_of(splicer: Splicer, copy: str, route: Route, varying: set[fx.Node]) -
         passages += passed
         if inside is not None:
             ways.append(Way("inside", lambda node, argument, inside=inside: node in inside))
-    below = tuple(frozenset(_downstream(user for _, user in passage.edges)) for passage in passages)
+    below = tuple(frozenset(descendants(user for _, user in passage.edges)) for passage in passages)
     return Track(copy, route, tuple(passages), tuple(ways), below)
 
 
@@ -177,17 +177,6 @@ def _member(splicer: Splicer, stop: Address, site: Site, varying: set[fx.Node]) 
         region = (Span(dim % operand.meta["val"].dim(), members),)
         edges.update({(operand, user): region for user in operand.users if user in inside})
     return edges, inside
-
-
-def _downstream(start: Iterable[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    stack = list(start)
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(node.users)
-    return found
 
 
 def depending(splicer: Splicer) -> set[fx.Node]:

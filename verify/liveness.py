@@ -21,7 +21,7 @@ from rewrite import SiteError, TautomerError
 from rewrite.address import indices, parse
 from rewrite.program import Program
 from rewrite.records import FamilyRecord, SplitRecord
-from rewrite.run import needed
+from rewrite.run import descendants, needed
 from rewrite.splice import reads
 from rewrite.terms import axis_dims
 from verify.cases import given_cases
@@ -31,7 +31,7 @@ from verify.leaves import leaf_values
 from verify.match import match
 from verify.roles import roles_of
 from verify.shadow import Case
-from verify.structure import Side, at_home, descendants
+from verify.structure import Side, at_home
 from verify.value import Concrete
 from verify.world import World
 

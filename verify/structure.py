@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -146,18 +146,6 @@ class Side:
         if name not in self._contents:
             self._contents[name] = leaf.content()
         return leaf.kind, labels.setdefault(leaf.label, len(labels)) if leaf.kind == "ids" else 0, self._contents[name]
-
-
-def descendants(start: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes in `start` and all that are computed from them."""
-    found: set[fx.Node] = set()
-    stack = list(start)
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(node.users)
-    return found
 
 
 def trail(top: fx.Node, edge: Callable[[fx.Node], Any]) -> tuple[Any, ...]:
