@@ -22,13 +22,12 @@ from rust_circuit.causal_scrubbing.hypothesis import (  # type: ignore[import-no
 from torch import Tensor
 
 from analysis.demo import ParenBalancer, labels, load_balancer, strings, tokens
-from analysis.demo.data import PAD, VOCABULARY
+from analysis.demo.data import CLOSE, OPEN, PAD, VOCABULARY
 from analysis.demo.model import D_MODEL, HEADS, LAYERS
 from analysis.scrubbing import Hypothesis, Part, by, draw, unconditional
 from analysis.scrubbing.draws import Draw
 from analysis.scrubbing.run import Job, unshared
-from benchmarks.scrub import count, horizon
-from passes import heads
+from benchmarks.scrub import count, direction_of_phi, horizon, hypothesis_2b, rewritten
 from rewrite import trace
 
 N, SEED, SAME = 48, 0, 1e-9
@@ -73,14 +72,37 @@ def head(x: Any, mask: Any, attn: Any, which: int, name: str) -> Any:
     return einsum("qk,kd,od->qo", pattern, v, array(attn.o.weight[:, own]), name=name)
 
 
+def phi(onehot: Any, name: str | None = None) -> Any:
+    """What the direction of `phi` times the part of "(" among the parentheses says at every position."""
+    opens, both = (
+        einsum("st,t->", onehot, array(torch.nn.functional.one_hot(torch.tensor(kinds), VOCABULARY).sum(0).double()))
+        for kinds in ([OPEN], [OPEN, CLOSE])
+    )
+    more = rc.Add(einsum(",,->", opens, rc.reciprocal(both), scalar(2.0)), scalar(-1.0))
+    everywhere = array(torch.ones(onehot.shape[0], dtype=torch.float64))
+    return einsum(",d,s->sd", more, array(direction_of_phi()), everywhere, name=name)
+
+
+def by_position(x: Any, name: str) -> Any:
+    """A value of [position, d], put together of what stands before position 1, at it, and behind."""
+    parts = (slice(0, 1), None), (slice(1, 2), name), (slice(2, x.shape[0]), None)
+    return rc.Concat(*(rc.Index(x, (at, slice(None)), name=what) for at, what in parts), axis=0)
+
+
 def circuit(model: ParenBalancer) -> Any:
-    """The balancer as a circuit of one example: `onehot` [position, token], `mask` [position]; logits [position, class]."""
+    """The balancer as a circuit of one example: `onehot` [position, token], `mask` [position]; logits [position, class].
+
+    Attention 0 is what its direction of `phi` says and the rest.
+    """
     positions = model.position.weight.shape[0]
     onehot, mask = rc.Symbol.new_with_random_uuid((positions, VOCABULARY), "onehot"), rc.Symbol.new_with_random_uuid((positions,), "mask")
     written = [rc.Add(einsum("st,te->se", onehot, array(model.embed.weight)), array(model.position.weight), name="embeds")]
     for layer, block in enumerate(model.blocks):
-        x = norm(rc.Add(*written, name=f"a{layer}.input"), block.ln_1)
-        written += [head(x, mask, block.attn, h, f"a{layer}.h{h}") for h in range(HEADS)] + [array(block.attn.o.bias)]
+        x = by_position(norm(rc.Add(*written, name=f"a{layer}.input"), block.ln_1), f"a{layer}.at1")
+        says = [head(x, mask, block.attn, h, f"a{layer}.h{h}") for h in range(HEADS)] + [array(block.attn.o.bias)]
+        if not layer:
+            says = [rc.Add(phi(onehot, "phi"), *says, einsum("sd,->sd", phi(onehot), scalar(-1.0)), name="a0")]
+        written += says
         x = norm(rc.Add(*written, name=f"m{layer}.input"), block.ln_2)
         hidden = rc.relu(linear(x, block.mlp.up.weight, block.mlp.up.bias))
         written.append(linear(hidden, block.mlp.down.weight, block.mlp.down.bias, name=f"m{layer}"))
@@ -107,7 +129,17 @@ HYPOTHESES = {
         Part("h20", OURS["h20"], by(count), parts=[Part("m0", "blocks.0.mlp ~>", by(count))]),
         Part("h21", OURS["h21"], by(horizon)),
     ),
+    "2b": hypothesis_2b(),
 }
+
+
+def inside(way: Any, part: str) -> Any:
+    """Their matcher of a part of a part, from that of its parent: `phi` and `embed` are read at position 1 of a layer, `embed` directly."""
+    name, _, layer = part.partition("_")
+    if not layer:
+        return way.chain(part)
+    here = way.chain(f"a{layer}.at1")
+    return here.chain("phi") if name == "phi" else chain_excluding(here, "embeds", {"a0", "m0"})
 
 
 def theirs(model: ParenBalancer, hypothesis: Hypothesis, drawn: Draw, reference: Any) -> Tensor:
@@ -121,7 +153,7 @@ def theirs(model: ParenBalancer, hypothesis: Hypothesis, drawn: Draw, reference:
         way = chain_excluding(corr_root_matcher, DIRECT[part.name], LATER - {DIRECT[part.name]})
         corr.add(node, way)
         for inner in part.parts:
-            corr.add(node.make_descendant(fixed[inner.name], inner.name), way.chain(inner.name))
+            corr.add(node.make_descendant(fixed[inner.name], inner.name), inside(way, inner.name))
     experiment = Experiment(circuit(model), dataset(reference), corr)
     scrubbed = experiment.scrub(dataset(reference))
     return scrubbed.evaluate(ExperimentEvalSettings(device_dtype="cpu", optimize=False))[:, 0]
@@ -132,11 +164,12 @@ def main() -> None:
 
     Raises: SystemExit if they differ by more than rounding.
     """
+    torch.set_default_dtype(torch.float64)
     texts = strings(400, SEED)
     data = {"input_ids": tokens(texts), "labels": labels(texts)}
     model = load_balancer().double()
     loss = lambda output, batch: torch.nn.functional.cross_entropy(output, batch["labels"], reduction="none")  # noqa: E731
-    program = trace(model, data["input_ids"][:8]).apply(heads.at("blocks.*.attn"))
+    program = rewritten(trace(model, data["input_ids"][:8]))
     worst = 0.0
     for name, hypothesis in HYPOTHESES.items():
         job = Job(program, {"": unshared(program, hypothesis)}, data, loss, None, 2**26)

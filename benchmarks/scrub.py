@@ -13,6 +13,7 @@ from torch import Tensor
 
 from analysis.demo import labels, load_balancer, strings, tokens
 from analysis.demo.data import CLOSE, OPEN
+from analysis.demo.model import D_MODEL
 from analysis.scrubbing import Hypothesis, Part, by, draw, unshared
 from analysis.scrubbing.run import Job, fixed_rows
 from analysis.scrubbing.samplers import Batch, rows
@@ -64,10 +65,14 @@ def phi(y: Tensor, input_ids: Tensor, *, v: Tensor) -> Terms:
     return Terms(along, rest=y - along)
 
 
+def direction_of_phi() -> Tensor:
+    """A random direction. Shapes: [d_model]."""
+    return torch.randn(D_MODEL, generator=torch.Generator().manual_seed(SEED))
+
+
 def rewritten(program: Program) -> Program:
     """The balancer with heads as families, and the direction of `phi` split off what attention 0 writes."""
-    generator = torch.Generator().manual_seed(SEED)
-    return program.apply(phi.at("blocks.0.attn", v=torch.randn(56, generator=generator)), heads.at("blocks.1.attn", "blocks.2.attn"))
+    return program.apply(phi.at("blocks.0.attn", v=direction_of_phi()), heads.at("blocks.1.attn", "blocks.2.attn"))
 
 
 def hypothesis_2b() -> Hypothesis:
