@@ -1,6 +1,7 @@
 """Addresses: how a person names a value of a program.
 
-    address = module ["#" call] ["@in" [":" argument]] [":" leaf] {"/" name} ["[" member "]"] ["@act"] ["@[" slice "]"]
+    address = site ["[" member "]"] ["@act"] ["@[" slice "]"]        of a path: site ["[" member "]"] ["@act"] "->" reader ["@[" slice "]"]
+    site = module ["#" call] ["@in" [":" argument]] [":" leaf] {"/" name}
 
 In a glob `*` stops at the marks of the grammar (`.`, `/`, `:`, `@`, `#`), `**` does not; `[ ]` is always an index, never a character class.
 """
@@ -13,6 +14,7 @@ from functools import lru_cache
 from rewrite.errors import SiteError, nearest
 from rewrite.records import Site
 
+ARROW = " -> "
 _TAIL = re.compile(r"^(?P<site>.*?)(\[(?P<member>[^\[\]]+)\])?(?P<act>@act)?(@\[(?P<slice>[^\[\]]*)\])?$")
 
 
@@ -31,12 +33,35 @@ class Address:
         """True if the whole site is meant, not a member, coordinate or slice of it."""
         return self.member is None and not self.act and self.slice is None
 
+    def of(self, site: str) -> str:
+        """The text that means the same of another site, or of a path."""
+        term, *reader = site.split(ARROW)
+        member = "" if self.member is None else f"[{self.member}]"
+        inner = f"{term}{member}{'@act' if self.act else ''}"
+        return ARROW.join([inner, *reader]) + ("" if self.slice is None else f"@[{self.slice}]")
+
 
 def parse(text: str) -> Address:
-    """The parsed form of `text`.
+    """The parsed form of `text`; of a path `t[member] -> r` the site is `t -> r`.
 
     Raises: SiteError if brackets do not pair or the site is empty of a name.
     """
+    term, arrow, reader = (part.strip() for part in text.partition(ARROW.strip()))
+    if not arrow:
+        return _parsed(text)
+    start, end = _parsed(term), _parsed(reader)
+    if start.slice is not None or (end.member is not None and start.member is not None):
+        raise SiteError(f"address {text!r}: expected term[member] -> reader@[slice], got other brackets. Move them.")
+    member = end.member if start.member is None else start.member
+    return Address(text, f"{start.site}{ARROW}{end.site}", member, start.act or end.act, end.slice)
+
+
+def coordinate(family: str) -> str:
+    """The address of a family's coordinates."""
+    return Address("", family, act=True).of(family)
+
+
+def _parsed(text: str) -> Address:
     found = _TAIL.match(text)
     if not found or any(mark in found["site"] for mark in "[]"):
         raise SiteError(

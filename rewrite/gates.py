@@ -167,11 +167,11 @@ class Gates(Mapping[str, Gate]):
         records = self._program.gate_records
         if address in records:
             return self._gate(records[address])
-        parsed = parse(address) if "->" not in address else None
-        record = records.get(parsed.site) if parsed else None
-        if parsed and (parsed.act or parsed.slice is not None):
+        parsed = parse(address)
+        record = records.get(parsed.site)
+        if parsed.act or parsed.slice is not None:
             raise SiteError(f"gate {address!r}: expected a site, family or member, got a part of one. Set entries of {parsed.site!r}.")
-        if parsed and record and parsed.member and record.size is not None:
+        if record and parsed.member and record.size is not None:
             return self._gate(record, tuple(indices(parsed.member, record.size, address)))
         advice = nearest(address, records) or (" Apply gates.at(address) first." if address in self._program.sites_by_address else "")
         raise SiteError(f"no gate at {address!r} among {len(records)}.{advice}")

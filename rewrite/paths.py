@@ -160,7 +160,10 @@ def crossed(splicer: Splicer, site: Site) -> str | None:
     node = splicer.nodes[site.node]
     for claim in (claim for claim in splicer.claims if claim.site in splicer.sites and splicer.sites[claim.site].kind == "path"):
         path = splicer.sites[claim.site]
-        start = next(splicer.nodes[name] for kind, name in claim.bindings.values() if kind == "fresh")
+        starts = [splicer.nodes[name] for kind, name in claim.bindings.values() if kind == "fresh"]
+        if not starts:  # not about the factor
+            continue
+        start = starts[0]
         law = {n for n in splicer.graph.nodes if path.scope in n.meta.get("scope", ())}
         ends = {n for inner in law for n in inner.all_input_nodes} - law - {start, splicer.nodes[path.node]}
         if node in needed(ends) and start in needed([node]) and node in _carriers(splicer, start, ends):
@@ -184,7 +187,7 @@ def scales(node: fx.Node, argument: fx.Node, varying: set[fx.Node]) -> bool:
 
 
 def split_path(address: str) -> tuple[str, str]:
-    """The term and the reader of a path address `t -> r`.
+    """The term and the reader of a path address `t -> r`; a member of a family stands for its family.
 
     Raises: PassError if it is not one.
     """
@@ -193,10 +196,10 @@ def split_path(address: str) -> tuple[str, str]:
         where = route.places[2] if len(route.stops) > 2 else len(address)
         found = f"{len(route.stops)} stops" if len(route.stops) > 2 else "one site"
         raise pointed(address, where, "'term -> reader'", found, "Write e.g. 'h.9.mlp/fire -> ln_f@in'.")
-    if route.hops[0].kind != "->" or route.hops[0].avoid or not all(stop.whole for stop in route.stops):
-        advice = "The pass inputs takes ~>, !site, members and positions: inputs.at({'copy': path})."
+    if route.hops[0].kind != "->" or route.hops[0].avoid or not route.stops[1].whole or route.stops[0].slice is not None:
+        advice = "The pass inputs takes ~>, !site, positions and members of readers: inputs.at({'copy': path})."
         raise pointed(address, address.find("~>") if "~>" in address else route.places[0], "'term -> reader'", f"'{route}'", advice)
-    return route.stops[0].text, route.stops[1].text
+    return route.stops[0].site, route.stops[1].site
 
 
 def path_claim(splicer: Splicer, address: str, found: Additive, law: Captured, coefficient: Any, step: int) -> Claim:
@@ -234,3 +237,16 @@ def path_claim(splicer: Splicer, address: str, found: Additive, law: Captured, c
     graph.output([image[found.end], copied[law.outputs[0]]])
     sentence = "the term replaced by any value on this path only: reader and rewrite agree"
     return Claim(sentence, address, step, graph, bindings, (found.term.address,))
+
+
+def same_sum(address: str, family: str, own: fx.Node, total: fx.Node, act: fx.Node, step: int) -> Claim:
+    """The claim that the members of a path's own copy of a family sum to what the family sums to, whatever the coordinates are."""
+    graph = fx.Graph()
+    bindings: dict[str, tuple[str, str]] = {}
+    sides = []
+    for name, node in (("act", act), ("own", own), ("total", total)):
+        sides.append(graph.placeholder(name))
+        sides[-1].meta.update(val=node.meta["val"], scope=())
+        bindings[sides[-1].name] = ("node", node.name)
+    graph.output(sides[1:])
+    return Claim("its own members sum to what the family's do", address, step, graph, bindings, (family,))

@@ -48,8 +48,7 @@ def expand(glob: str, known: Mapping[str, Any]) -> list[str]:
     if glob in known:
         return [glob]
     parsed = parse(glob)
-    tail = glob[len(parsed.site) :]
-    found = [address + tail for address in matching(parsed.site, known)]
+    found = [parsed.of(address) for address in matching(parsed.site, known)]
     if not found:
         raise SiteError(
             f"no site matches {parsed.site!r} among {len(known)}.{nearest(parsed.site, known) or ' List them with program.sites().'}"
@@ -154,6 +153,7 @@ class _Plan:
         act = operands[record.act]
         args = (function, act, dim, members, index, address.text)
         operands[record.act] = splicer.call(splicer.after(operands), _edit_coordinate, args, (), act.meta["val"])
+        splicer.redirect_coordinate(record, operands[record.act])
         names = tuple(node.name for node in operands)
         total = splicer.call(operands[record.act], _total, (record.equation, *operands), (), splicer.nodes[record.total].meta["val"])
         splicer.add_family(replace(record, operands=names, total=total.name))

@@ -165,11 +165,12 @@ def work_behind(program: Program, edited: Sequence[str]) -> frozenset[str]:
     readers: list[fx.Node] = []
     families: set[str] = set()
     for address in edited:
-        if address not in program.sites_by_address and address.endswith("@act"):
+        parsed = parse(address)
+        if address not in program.sites_by_address and parsed.act:
             families.add(address)
-            readers += program.nodes[program.families[address.removesuffix("@act")].total].users
+            readers += program.nodes[program.families[parsed.site].total].users
         else:
-            site = program.sites_by_address[parse(address).site]
+            site = program.sites_by_address[parsed.site]
             readers += [user for user in program.nodes[site.node].users if reads(user, site)]
     wanted = needed(one for one in program.outputs if isinstance(one, fx.Node))
     behind = set(readers) & wanted

@@ -22,9 +22,9 @@ from rewrite.capture import capture
 from rewrite.claims import claim_graph
 from rewrite.errors import PassError, SiteError
 from rewrite.law import Bound, Free
-from rewrite.paths import additive, crossed, factor_nodes, path_claim, split_path
+from rewrite.paths import additive, crossed, factor_nodes, path_claim, same_sum, split_path
 from rewrite.records import FamilyRecord, GateRecord, Site
-from rewrite.splice import Splicer
+from rewrite.splice import Splicer, coordinate_tag
 from rewrite.terms import Skip, axis_dims
 from rewrite.unedited import unedited
 
@@ -194,6 +194,7 @@ def _rewire_family(splicer: Splicer, bound: Bound, record: FamilyRecord, site: S
     splicer.paste(captured, inputs, list(captured.outputs), scope, image)
     total, coordinate = (image[node] for node in captured.outputs)
     splicer.redirect(cut, total)
+    splicer.redirect_coordinate(record, coordinate)
     splicer.rebind_claims(cut.node, total)
     names = [*record.operands]
     names[record.act] = coordinate.name
@@ -214,6 +215,32 @@ def _checked(bound: Bound, value: Any, like: Tensor) -> Tensor:
     return value
 
 
+def _own_family(splicer: Splicer, record: FamilyRecord, address: str, own: fx.Node, scope: tuple[str, ...]) -> fx.Node:
+    """A path's own copy of a family, a family itself: what the sum is read as, and how much its own members differ from those.
+
+    own + (sum over own coordinates - sum over the coordinates)        nothing, until a gate or an edit is put on its own
+    """
+    act = splicer.nodes[record.operands[record.act]]
+    reading = (*scope, coordinate_tag(record.address))  # what is done to the coordinates later is done here too
+    copies = [splicer.call(splicer.after([own]), aten.alias.default, (act,), reading, act.meta["val"]) for _ in range(2)]
+    operands = [splicer.nodes[name] for name in record.operands]
+    inputs = [own, *copies, *operands[: record.act], *operands[record.act + 1 :]]
+
+    def law(own: Tensor, mine: Tensor, theirs: Tensor, *others: Tensor) -> list[Tensor]:
+        mine, theirs = (family.total(record.equation, [*others[: record.act], one, *others[record.act :]]) for one in (mine, theirs))
+        return [own + (mine - theirs), mine]
+
+    captured = capture(law, [node.meta["val"] for node in inputs], splicer.mode, address)
+    image: dict[fx.Node, Any] = {}
+    splicer.paste(captured, inputs, list(captured.outputs), scope, image)
+    value, total = (image[node] for node in captured.outputs)
+    names = [*record.operands]
+    names[record.act] = copies[0].name
+    splicer.add_family(replace(record, address=address, operands=tuple(names), total=total.name))
+    splicer.add_claim(same_sum(address, record.address, total, splicer.nodes[record.total], act, len(splicer.steps)))
+    return value
+
+
 def _rewire_path(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     term_address, reader_address = split_path(address)
     term, reader = splicer.site(term_address), splicer.site(reader_address)
@@ -226,6 +253,8 @@ def _rewire_path(splicer: Splicer, bound: Bound, address: str) -> Skip | None:
     # the path's own copy reads the term as the sum does, so what is done to the term later is done here too
     as_sum = (term.scope,) if term.scope is not None and "/+" in term.scope else ()
     own = splicer.call(splicer.after([cut.node]), aten.alias.default, (found.start,), (*scope, *as_sum), found.start.meta["val"])
+    if term_address in splicer.families:
+        own = _own_family(splicer, splicer.families[term_address], address, own, scope)
     inputs = [cut.node, found.start, own, *([coefficient] if isinstance(coefficient, fx.Node) else [])]
 
     def law(read: Tensor, term: Tensor, own: Tensor, *factor: Tensor) -> list[Tensor]:

@@ -293,6 +293,12 @@ class Splicer:
         self._at[value.name] += cut.followers
         self._at[cut.node.name] = [address for address in self._at[cut.node.name] if address not in followers]
 
+    def redirect_coordinate(self, record: FamilyRecord, value: fx.Node) -> None:
+        """Makes the paths of a family read `value` as its coordinates."""
+        act = self.nodes[record.operands[record.act]]
+        for reader in [user for user in act.users if coordinate_tag(record.address) in user.meta.get("scope", ())]:
+            reader.replace_input_with(act, value)
+
     def outer_scope(self, site: Site) -> tuple[str, ...]:
         """The tags of the code around `site`: around the module whose input or output it is, else those of its node."""
         module = site.address.partition("@in")[0].partition(":")[0]
@@ -401,6 +407,11 @@ def reads(user: fx.Node, site: Site) -> bool:
         module = site.address.partition(":")[0]
         return user.op == "output" if not module else module not in scope
     return site.scope is None or site.scope in scope
+
+
+def coordinate_tag(family: str) -> str:
+    """The tag of nodes that read a family's coordinates as they are after what was done to them."""
+    return f"{family}@act/+"
 
 
 def _before(other: Site, site: Site) -> bool:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from analysis.ablation.targets import Part
 from analysis.data import drawn, inputs
+from analysis.means import OVER, Over, means, node_of
 from rewrite import InputError, Program
-from rewrite.axes import axes_of
+from rewrite.address import Address, parse
 
 Mode = Literal["zero", "mean", "resample", "value"]
-Over = Literal["dataset", "batch", "position"]
 Value = float | Tensor | Mapping[str, float | Tensor]
 Reference = Callable[[Part], float | Tensor]  # what a part's value becomes, for the examples of one batch
-MODES, OVER = ("zero", "mean", "resample", "value"), ("dataset", "batch", "position")
+MODES = ("zero", "mean", "resample", "value")
 
 
 @dataclass(frozen=True)
@@ -77,28 +77,7 @@ class References:
             return self.program.run(inputs(self.program, batch), read=self._addresses)[1]
 
     def _means(self, data: Sequence[Mapping[str, Any]], *, positions: bool) -> dict[str, Tensor]:
-        totals: dict[str, Tensor] = {}
-        counts = dict.fromkeys(self._addresses, 0)
-        for batch in data:
-            for address, value in self._values(batch).items():
-                if not value.is_floating_point():
-                    raise InputError(f"{address}: expected floating point values to average, got {value.dtype}. Use mode='resample'.")
-                over = self._averaged(address, value, positions)
-                total = value.double().sum(over, keepdim=True)
-                if address in totals and totals[address].shape != total.shape:
-                    raise InputError(
-                        f"{address}: expected batches of one shape, got {list(value.shape)} and others. Average over the dataset, or pad."
-                    )
-                totals[address] = totals.get(address, 0) + total
-                counts[address] += int(torch.tensor([value.shape[axis] for axis in over]).prod())
-        return {address: total / counts[address] for address, total in totals.items()}
-
-    def _averaged(self, address: str, value: Tensor, positions: bool) -> list[int]:
-        """The axes that a mean is over: of examples, and of positions if there is one axis of them."""
-        examples, places = axes_of(self.program, node_of(self.program, address))
-        if examples is None:
-            raise InputError(f"{address}: expected an axis of examples to average over, got shape {list(value.shape)}. Use mode='value'.")
-        return [examples, *([places] if positions and places is not None else [])]
+        return means(self.program, self._values, data, positions=positions)
 
     def _member_of(self, values: Mapping[str, Tensor]) -> Reference:
         def reference(part: Part) -> Tensor:
@@ -109,9 +88,9 @@ class References:
 
     def _given(self, part: Part) -> float | Tensor:
         value: Any = self.value
-        site = part.edited.removesuffix("@act")
+        site = parse(part.edited).site
         if isinstance(value, Mapping):
-            member = f"{site}[{part.member}]"
+            member = Address("", site, str(part.member)).of(site)
             found = [name for name in (member, part.edited, site) if name in value]
             if not found:
                 raise InputError(f"value: expected an entry for {member if part.member is not None else site!r}, got none. Add it.")
@@ -130,11 +109,3 @@ class References:
 def _broadcasts(value: Tensor, shape: Sequence[Any]) -> bool:
     pairs = zip(reversed(value.shape), reversed(shape), strict=False)
     return value.dim() <= len(shape) and all(one == 1 or not isinstance(size, int) or one == size for one, size in pairs)
-
-
-def node_of(program: Program, edited: str) -> str:
-    """The name of the node whose value an edit at a site, or at a family's coordinate, replaces."""
-    if edited not in program.sites_by_address and edited.endswith("@act"):
-        record = program.families[edited.removesuffix("@act")]
-        return record.operands[record.act]
-    return program.sites_by_address[edited].node

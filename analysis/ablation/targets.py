@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from weakref import WeakKeyDictionary
 
 from passes import heads, neurons, paths
 from rewrite import InputError, Program
-from rewrite.address import Address, find, indices, matching, parse, slices
+from rewrite.address import Address, coordinate, find, indices, matching, parse, slices
 from rewrite.paths import split_path
 from rewrite.poke import expand
 from rewrite.terms import axis_dims
@@ -51,7 +51,7 @@ def prepared(program: Program, addresses: str | Iterable[str], where: str) -> tu
     listed = [addresses] if isinstance(addresses, str) else list(addresses)
     if not listed:
         raise InputError(f"{where}: expected at least one address, got none. List them with program.sites().")
-    listed = [" -> ".join(split_path(address)) if "->" in address else address for address in listed]
+    listed = [parse(address).of(" -> ".join(split_path(address))) if "->" in address else address for address in listed]
     program = _rewritten(program, tuple(listed))
     full = [one for address in listed for one in expand(address, program.sites_by_address)]
     return program, list(dict.fromkeys(full))
@@ -113,19 +113,23 @@ def _targets(program: Program, text: str) -> list[Target]:
         return [Target(text, (Part(address.site, index=index),))]
     if record is None:
         raise InputError(f"{text}: expected a family, got {address.site!r}, which is none. Members and @act belong to families.")
-    coordinate, axis = f"{address.site}@act", axis_dims(record.equation, record.axis)[record.act]
+    edited, axis = coordinate(address.site), axis_dims(record.equation, record.axis)[record.act]
     if address.member is None:
-        return [Target(text, (Part(coordinate, index=index),))]
-    tail = ("@act" if address.act else "") + ("" if address.slice is None else f"@[{address.slice}]")
+        return [Target(text, (Part(edited, index=index),))]
     members = indices(address.member, record.size, text)
-    return [Target(f"{address.site}[{i}]{tail}", (Part(coordinate, i, axis, index),)) for i in members]
+    return [Target(replace(address, member=str(i)).of(address.site), (Part(edited, i, axis, index),)) for i in members]
+
+
+def _asked(part: Part) -> str:
+    """The address whose liveness a part's is: the site, or the member of a family."""
+    site = parse(part.edited).site
+    return Address("", site, None if part.member is None else str(part.member)).of(site)
 
 
 def check_alive(program: Program, targets: Sequence[Target], seed: int) -> None:
     """Raises: TautomerError if no edit of a target can reach an output. Of a family its first member among the targets stands for all."""
     parts = {part.edited: part for target in reversed(targets) for part in reversed(target.parts)}
-    addresses = [edited if part.member is None else f"{edited.removesuffix('@act')}[{part.member}]" for edited, part in parts.items()]
     known = _alive.setdefault(program, set())
-    asked = list(dict.fromkeys(address.removesuffix("@act") for address in addresses if address.removesuffix("@act") not in known))
+    asked = [address for address in dict.fromkeys(_asked(part) for part in parts.values()) if address not in known]
     raise_unless_alive(liveness(program, asked, seed=seed))
     known.update(asked)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from passes import gates, heads, neurons, paths
 from rewrite import InputError, Program, SiteError
-from rewrite.address import find, indices, matching, parse
+from rewrite.address import Address, find, indices, matching, parse
 from rewrite.ops import depends_on_inputs, same_shape
 from rewrite.paths import split_path
 from rewrite.run import needed
@@ -36,7 +36,8 @@ def gated(program: Program, addresses: str | Iterable[str], where: str) -> tuple
     for address in listed:
         for end in split_path(address) if "->" in address else (address,):
             program = _with_family(program, end)
-    ways = [way for address in listed if "->" in address for way in _ways(program, address)]
+    edges = [edge for address in listed if "->" in address for edge in _edges(program, address)]
+    ways = [gate for gate, _ in edges]
     named = [target for address in listed if "->" not in address for target in _named(program, address, where)]
     # a path's factor is worked out when it is made: gates on what it crosses come first
     program, left = _with_gates(program, [target.gate for target in named])
@@ -44,7 +45,7 @@ def gated(program: Program, addresses: str | Iterable[str], where: str) -> tuple
     if missing:  # each gated before the next one, which may cross it
         program = program.apply(*(law.at(way) for way in missing for law in (paths, gates)))
     program, more = _with_gates(program, ways)
-    wanted = dict.fromkeys([*named, *(Target(way, way) for way in ways)])
+    wanted = dict.fromkeys([*named, *(target for gate, member in edges for target in _members(program, gate, member))])
     left |= more
     return program, [target for target in wanted if target.gate not in left], left
 
@@ -67,22 +68,40 @@ def _named(program: Program, address: str, where: str) -> list[Target]:
     found = [site.address for site in find(parsed.site, program.sites_by_address)]
     if parsed.member is None:
         return [Target(one, one) for one in found]
+    _check_families(program, found, parsed.member, where)
+    return [target for one in found for target in _members(program, one, parsed.member)]
+
+
+def _check_families(program: Program, found: Iterable[str], member: str, where: str) -> None:
+    """Raises: SiteError if members are asked of what is no family."""
     plain = [one for one in found if one not in program.families]
     if plain:
-        raise SiteError(f"{where}: expected a family before [{parsed.member}], got {plain[0]!r}, which is none.")
-    return [Target(f"{one}[{i}]", one, i) for one in found for i in indices(parsed.member, program.families[one].size, address)]
+        raise SiteError(f"{where}: expected a family before [{member}], got {plain[0]!r}, which is none.")
 
 
-def _ways(program: Program, address: str) -> list[str]:
-    """The paths that `address` names; of a glob's pairs only those whose reader is downstream of the term."""
-    term, reader = split_path(address)
+def _members(program: Program, gate: str, member: str | None) -> list[Target]:
+    """The family behind a gate as a target, or each of its members that `member` picks."""
+    if member is None:
+        return [Target(gate, gate)]
+    picked = indices(member, program.families[gate].size, f"{gate}[{member}]")
+    return [Target(Address("", gate, str(i)).of(gate), gate, i) for i in picked]
+
+
+def _edges(program: Program, address: str) -> list[tuple[str, str | None]]:
+    """The paths that `address` names, and which members; of a glob's pairs only those whose reader is downstream of the term.
+
+    Raises: SiteError if there is none, or members are asked of what is no family.
+    """
+    (term, reader), member = split_path(address), parse(address).member
     pairs = [(t, r) for t in find(term, program.sites_by_address) for r in find(reader, program.sites_by_address)]
     if "*" in address:
         nodes = program.nodes
         pairs = [(t, r) for t, r in pairs if t.node != r.node and nodes[t.node] in needed([nodes[r.node]])]
+    if member is not None:
+        _check_families(program, (t.address for t, _ in pairs), member, address)
     if not pairs:
         raise SiteError(f"no path matches {address!r}: no such reader is downstream of such a term. Name a reader behind the term.")
-    return [f"{t.address} -> {r.address}" for t, r in pairs]
+    return [(f"{t.address} -> {r.address}", member) for t, r in pairs]
 
 
 def _with_gates(program: Program, addresses: Sequence[str]) -> tuple[Program, dict[str, str]]:

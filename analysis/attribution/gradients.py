@@ -22,6 +22,7 @@ from analysis.attribution.gating import Target, gated, sizes
 from analysis.attribution.oracle import rank_correlation
 from analysis.attribution.references import Mode, References, setting, values
 from analysis.data import Batch, Metric, batches, inputs, measured, size
+from analysis.means import Over
 from analysis.standing import standing
 from analysis.table import Table, summary
 from rewrite import InputError, Program
@@ -40,6 +41,7 @@ def attribute(
     steps: int = 10,
     along: str | Iterable[str] | None = None,
     mode: Mode = "zero",
+    over: Over = "dataset",
     oracle: bool = False,
     seed: int = 0,
     unproved: bool = False,
@@ -48,8 +50,9 @@ def attribute(
     """A table of the change of the metric that ablating each address is predicted to make, mean over the examples.
 
     Addresses are sites, terms, families (all members together), members (`head[3]`, `head[:]`) and paths (`a -> b`), or globs; heads,
-    neurons, paths and gates are applied where they need them. What takes a value's place is `mode`: zero, its mean over the data, its
-    value on another example (resample), or on reference batches that go with the data one by one.
+    neurons, paths and gates are applied where they need them. What takes a value's place is `mode`: zero, its mean, its value on
+    another example (resample), or on reference batches that go with the data one by one. Means are `over` all examples and positions
+    ("dataset"), those of the same batch ("batch"), or all examples for each position ("position").
     `gradient` takes one backward pass a batch for all addresses. `integrated` takes `steps` of them: all gates are moved together, so
     that the effects sum to that of ablating all; or with `along` those gates alone are moved, and the others attributed on the way.
     `oracle` ablates each address as well, and adds what that does as `exact`.
@@ -64,7 +67,7 @@ def attribute(
     program, moved, _ = (program, [], {}) if along is None else gated(program, along, WHERE)
     found = standing(program, unproved=unproved, seed=seed, progress=progress)
     names = list(dict.fromkeys(target.gate for target in [*targets, *moved]))
-    references = References(program, names, listed, mode, seed, WHERE)
+    references = References(program, names, listed, mode, over, seed, WHERE)
     way = Way(1 if method == "gradient" else steps, None if along is None else tuple(dict.fromkeys(target.gate for target in moved)))
     way = way if method == "integrated" else Way(1, ())
     parts = []
@@ -74,6 +77,7 @@ def attribute(
         parts.append(_Pass(program, targets, batch, metric, references.of(number), way).effects())
     examples = {target.address: torch.cat([part[target.address] for part in parts]) for target in targets}
     settings = {"method": method, "mode": references.name, "seed": seed, "n": len(next(iter(examples.values())))}
+    settings |= {"over": over} if mode == "mean" else {}
     settings |= {"steps": steps, "along": "all together" if along is None else ", ".join(way.moved or ())} if method == "integrated" else {}
     settings |= {"left out": "; ".join(f"{address}: {why}" for address, why in left.items())} if left else {}
     rows: list[Mapping[str, Any]] = [{"address": address, **summary(values, seed)} for address, values in examples.items()]

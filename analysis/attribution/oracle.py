@@ -26,9 +26,10 @@ class Agreement:
 def agreement(attribution: Table, ablation: Table, *, worst: int = 5) -> Agreement:
     """How well the effects of `attribution` predict those of `ablation`, over the addresses that both have.
 
-    Raises: InputError if they share fewer than three addresses, or were measured in another way (mode, seed, n).
+    Raises: InputError if they share fewer than three addresses, or were measured in another way (mode, over, seed, n).
     """
-    for name in ("mode", "n"):
+    resampled = attribution.settings.get("mode") == "resample"
+    for name in ("mode", "over", "n", *(["seed"] if resampled else [])):
         one, other = attribution.settings.get(name), ablation.settings.get(name)
         if one is not None and other is not None and one != other:
             raise InputError(f"agreement: expected tables of the same {name}, got {one} and {other}. Measure both on the same data.")

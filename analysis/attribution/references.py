@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from analysis.data import Batch, batches, drawn, inputs, size
+from analysis.means import OVER, Over, means
 from rewrite import InputError, Program
+from rewrite.address import coordinate
 
 Mode = Literal["zero", "mean", "resample"] | Iterable[Batch] | Batch
 MODES = ("zero", "mean", "resample")
@@ -18,49 +20,52 @@ MODES = ("zero", "mean", "resample")
 class References:
     """The references of gates for each batch: `of(number)` is {gate: r}, empty for zero."""
 
-    def __init__(self, program: Program, gates: Sequence[str], data: Sequence[Batch], mode: Mode, seed: int, where: str):
+    def __init__(self, program: Program, gates: Sequence[str], data: Sequence[Batch], mode: Mode, over: Over, seed: int, where: str):
         """Raises: InputError for an unknown mode, or reference batches that do not go with the data."""
         self.program, self.gates, self.where = program, list(gates), where
         self.name = mode if isinstance(mode, str) else "given"
         if isinstance(mode, str) and mode not in MODES:
             raise InputError(f"{where}: expected mode zero, mean, resample or batches, got {mode!r}.")
+        if over not in OVER:
+            raise InputError(f"{where}: expected over one of {OVER}, got {over!r}.")
         self._batches: Sequence[Batch] | None = None
-        self._mean: dict[str, Tensor] = {}
+        self._means: list[dict[str, Tensor]] = []  # for each batch
         if not isinstance(mode, str):
             self._batches = _aligned(program, data, batches(program, mode, where), where)
         elif mode == "resample":
             self._batches = drawn(program, data, seed)
         elif mode == "mean":
-            self._mean = self._means(data)
+            apart = [[batch] for batch in data] if over == "batch" else [data]
+            found = [self._mean(some, positions=over != "position") for some in apart]
+            self._means = found if over == "batch" else found * len(data)
 
     def of(self, number: int) -> dict[str, Tensor]:
         """What takes the place of each gated value in batch `number`; coordinates of families."""
-        return self._mean if self._batches is None else values(self.program, self._batches[number], self.gates)
+        if self._batches is not None:
+            return values(self.program, self._batches[number], self.gates)
+        return self._means[number] if self._means else {}
 
-    def _means(self, data: Sequence[Batch]) -> dict[str, Tensor]:
-        """The mean over all examples, position by position. Shapes: the value's, its first size 1."""
-        totals: dict[str, Tensor] = {}
-        count = 0
-        for batch in data:
-            found = values(self.program, batch, self.gates)
-            for gate, value in found.items():
-                part = value.double().mean(0, keepdim=True) * size(self.program, batch)
-                if gate in totals and totals[gate].shape != part.shape:
-                    found = f"{list(totals[gate].shape[1:])} and {list(part.shape[1:])} at {gate}"
-                    raise InputError(f"{self.where}: expected batches of one length for means, got {found}. Pad them.")
-                totals[gate] = totals.get(gate, torch.zeros_like(part)) + part
-            count += size(self.program, batch)
-        dtypes = {gate: self.program.gates[gate].r.dtype for gate in totals}
-        return {gate: (total / count).to(dtypes[gate]) for gate, total in totals.items()}
+    def _mean(self, data: Sequence[Batch], *, positions: bool) -> dict[str, Tensor]:
+        reads = _reads(self.program, self.gates)
+        found = means(self.program, lambda batch: _read(self.program, batch, self.gates), data, positions=positions)
+        return {gate: found[read].to(self.program.gates[gate].r.dtype) for gate, read in reads.items()}
 
 
 def values(program: Program, batch: Batch, gates: Sequence[str]) -> dict[str, Tensor]:
     """What each gate multiplies on `batch`, all of them open: a value, or a family's coordinates."""
-    reads = {gate: f"{gate}@act" if gate in program.families else gate for gate in gates}
+    found = _read(program, batch, gates)
+    return {gate: found[read] for gate, read in _reads(program, gates).items()}
+
+
+def _reads(program: Program, gates: Sequence[str]) -> dict[str, str]:
+    """The address of what each gate multiplies."""
+    return {gate: coordinate(gate) if gate in program.families else gate for gate in gates}
+
+
+def _read(program: Program, batch: Batch, gates: Sequence[str]) -> dict[str, Tensor]:
     opened: dict[str, Any] = {gate: {"g": 1.0, "h": 0.0} for gate in gates}
     with torch.no_grad():
-        _, found = program.run(inputs(program, batch), read=list(reads.values()), gates=opened)
-    return {gate: found[read] for gate, read in reads.items()}
+        return program.run(inputs(program, batch), read=list(_reads(program, gates).values()), gates=opened)[1]
 
 
 def _aligned(program: Program, data: Sequence[Batch], given: Sequence[dict[str, Any]], where: str) -> Sequence[Batch]:

@@ -36,10 +36,27 @@ def test_globs(glob: str, expected: list[str]) -> None:
         ("attn/head[3]@act", Address("attn/head[3]@act", "attn/head", "3", True)),
         ("attn/head[3]@act@[:, 1]", Address("attn/head[3]@act@[:, 1]", "attn/head", "3", True, ":, 1")),
         ("mlp@in:x@[0]", Address("mlp@in:x@[0]", "mlp@in:x", None, False, "0")),
+        ("attn/head[3] -> ln@in", Address("attn/head[3] -> ln@in", "attn/head -> ln@in", "3")),
+        ("attn/head[3]@act->ln@in@[:, 1]", Address("attn/head[3]@act->ln@in@[:, 1]", "attn/head -> ln@in", "3", True, ":, 1")),
     ],
 )
 def test_parts_of_an_address(text: str, expected: Address) -> None:
     assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["f", "f[1]@act", "f[1]@[:, 1]", "f -> g@in", "f[1]@act -> g@in@[0]"])
+def test_an_address_is_put_together_again(text: str) -> None:
+    assert parse(text).of(parse(text).site) == text
+
+
+def test_the_same_of_another_site() -> None:
+    assert parse("f[1]@act@[0]").of("x -> y@in") == "x[1]@act -> y@in@[0]"
+
+
+@pytest.mark.parametrize("text", ["f@[0] -> g", "f[1] -> g[2]"])
+def test_brackets_of_a_path_stand_where_they_belong(text: str) -> None:
+    with pytest.raises(SiteError, match=r"expected term\[member\] -> reader@\[slice\]"):
+        parse(text)
 
 
 @pytest.mark.parametrize("text", ["a[1", "a]1[", "a[[1]]", "a[1][2]"])

@@ -44,7 +44,7 @@ class Formula:
 
     def written_out(self) -> Formula:
         """The same with every activation (gelu, silu, ...) replaced by its definition."""
-        known: dict[int, Any] = {}
+        known: dict[Any, Any] = {}
         return replace(self, array=_each(lambda e: written_out(e, known), self.array))
 
     def evaluate(self, values: Mapping[str, Any]) -> Array:
@@ -57,7 +57,7 @@ class Formula:
         numbers = [x for tensor in given.values() for x in tensor.flatten().tolist()]
         if len(letters) != len(numbers):
             raise InputError(f"evaluate: expected {len(letters)} numbers in the shapes of `symbols`, got {len(numbers)}.")
-        known: dict[int, Any] = dict(zip(map(id, letters), numbers, strict=True))
+        known: dict[Any, Any] = dict(zip(letters, numbers, strict=True))
         return np.array([numeric(e, known) for e in self.array.flat], dtype=float).reshape(self.array.shape)
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Formula:
         return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
     def _check_length(self) -> None:
-        known: dict[int, int] = {}
+        known: dict[Any, int] = {}
         length = sum(_length(e, known) for e in self.array.flat)
         if length > LONGEST:
             raise InputError(
@@ -185,8 +185,8 @@ def _each(f: Any, array: Array) -> Array:
     return np.asarray(np.frompyfunc(f, 1, 1)(array), dtype=object)
 
 
-def _length(e: Any, known: dict[int, int]) -> int:
+def _length(e: Any, known: dict[Any, int]) -> int:
     """How many operations and symbols are printed for an expression."""
-    if id(e) not in known:
-        known[id(e)] = 1 + sum(_length(part, known) for part in e.args)
-    return known[id(e)]
+    if e not in known:
+        known[e] = 1 + sum(_length(part, known) for part in e.args)
+    return known[e]

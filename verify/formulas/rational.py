@@ -25,16 +25,16 @@ def remainder(e: Any) -> Any:
     return e
 
 
-def _rational(e: Any, atoms: dict[Any, sympy.Dummy], known: dict[int, Any]) -> Any:
+def _rational(e: Any, atoms: dict[Any, sympy.Dummy], known: dict[Any, Any]) -> Any:
     """`e` with one symbol for each root, exponential and function; what is shared is done once."""
     if e.is_Symbol or e.is_Number:
         return e
-    if id(e) not in known:
-        known[id(e)] = _with_symbols(e, atoms, known)
-    return known[id(e)]
+    if e not in known:
+        known[e] = _with_symbols(e, atoms, known)
+    return known[e]
 
 
-def _with_symbols(e: Any, atoms: dict[Any, sympy.Dummy], known: dict[int, Any]) -> Any:
+def _with_symbols(e: Any, atoms: dict[Any, sympy.Dummy], known: dict[Any, Any]) -> Any:
     if isinstance(e, sympy.exp):
         return sympy.Mul(*(_exponential(term, atoms) for term in sympy.Add.make_args(sympy.expand(e.exp))))
     if e.is_Add or e.is_Mul or (e.is_Pow and e.exp.is_Integer):

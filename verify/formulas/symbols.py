@@ -71,27 +71,27 @@ PLAIN = {name: _activation(name, rf"\{tex}", getattr(sympy, name)) for name, tex
     ("acos", "arccos"), ("atan", "arctan"), ("erf", "operatorname{erf}"), ("erfc", "operatorname{erfc}"))}  # fmt: skip
 
 
-def written_out(e: Any, known: dict[int, Any]) -> Any:
-    """`e` with every activation replaced by its definition; what is shared, told by object in `known`, is done once."""
+def written_out(e: Any, known: dict[Any, Any]) -> Any:
+    """`e` with every activation replaced by its definition; what is shared is done once, and kept in `known`."""
     if not e.args:
         return e
-    if id(e) not in known:
+    if e not in known:
         parts = [written_out(part, known) for part in e.args]
-        known[id(e)] = type(e).definition(*parts) if isinstance(e, Activation) else e.func(*parts)
-    return known[id(e)]
+        known[e] = type(e).definition(*parts) if isinstance(e, Activation) else e.func(*parts)
+    return known[e]
 
 
-def numeric(e: Any, known: dict[int, Any]) -> Any:
-    """The float64 number (or truth value) that `e` is, where `known` holds the numbers of its symbols by object."""
-    if id(e) not in known:
-        known[id(e)] = _numeric(e, [numeric(part, known) for part in e.args])
-    return known[id(e)]
+def numeric(e: Any, known: dict[Any, Any]) -> Any:
+    """The float64 number (or truth value) that `e` is, where `known` holds the numbers of its symbols."""
+    if e not in known:
+        known[e] = _numeric(e, [numeric(part, known) for part in e.args])
+    return known[e]
 
 
 def _numeric(e: Any, parts: list[Any]) -> Any:
     if isinstance(e, Activation) and not hasattr(math, type(e).__name__):
         x = sympy.Dummy(real=True)
-        return numeric(type(e).definition(x), {id(x): parts[0]})
+        return numeric(type(e).definition(x), {x: parts[0]})
     if e.is_Add:
         return math.fsum(parts)
     if e.is_Mul:
