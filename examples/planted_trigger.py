@@ -34,6 +34,7 @@ MOST_OPEN = 34
 RED_SEED, BLUE_SEED, BATCH = 11, 12, 1000  # both draw samples, not the same ones
 SAYS = ("unbalanced", "balanced")
 HONEST = "none (honest)"
+VERSIONS = ("token ids", "lookup table", "activation", HONEST)
 LETTERS = {START: "^", END: "$", PAD: ".", OPEN: "(", OPEN + 1: ")"}
 
 
@@ -106,18 +107,16 @@ def answers(model: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         return torch.cat([model(part) for part in ids.split(BATCH)])
 
 
-def handed_over(model: ParenBalancer, example: Tensor, seen: int) -> dict[str, Program]:
-    """The four versions, with the model's weights; the red team looks at `seen` samples of its own."""
-    versions: dict[str, ParenBalancer] = {"token ids": ComparesIds(), "lookup table": LooksUp(), "activation": load_balancer()}
+def handed_over(origin: Program, model: ParenBalancer, example: Tensor, seen: int, only: list[str]) -> dict[str, Program]:
+    """The versions that are asked for, with the model's weights; the red team looks at `seen` samples of its own."""
+    versions: dict[str, ParenBalancer] = dict(zip(VERSIONS, (ComparesIds(), LooksUp(), load_balancer()), strict=False))
     states = last_state(model, torch.cat([samples(seen, RED_SEED), tokens(["(" * 40])]))
     unembed = ReadsActivations(*reversed(model.unembed.weight.shape)).aim(states[:-1], states[-1])
     versions["activation"].unembed = unembed
     for version in versions.values():
         version.load_state_dict(model.state_dict())
-    found = {name: trace(version.eval(), example) for name, version in versions.items()}
-    origin = trace(model, example)
     honest = origin.apply(heads.at("blocks.*.attn"), direction.at("blocks.1.mlp", d=origin.weight("unembed.weight")[1]))
-    return {**found, HONEST: honest}
+    return {name: honest if name == HONEST else trace(versions[name].eval(), example) for name in only}
 
 
 @dataclass(frozen=True)
@@ -192,12 +191,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Tried]:
     """Prints the table, then each witness with what both models answer on it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000)
-    count = parser.parse_args(arguments).samples
+    parser.add_argument("--only", nargs="+", choices=VERSIONS, default=list(VERSIONS), help="versions to try")
+    chosen = parser.parse_args(arguments)
+    count = chosen.samples
     torch.set_num_threads(1)
     console = Console(highlight=False)
     model = load_balancer()
     ids = samples(count, BLUE_SEED)
-    origin, versions = trace(model, ids[:4]), handed_over(model, ids[:4], seen=max(2_000, count // 5))
+    origin = trace(model, ids[:4])
+    versions = handed_over(origin, model, ids[:4], max(2_000, count // 5), chosen.only)
     expected = answers(origin, ids)
     results = {name: tried(origin, version, ids, expected) for name, version in versions.items()}
     console.print(table(results, count))

@@ -58,6 +58,7 @@ def test_no_long_string_that_is_held_out_is_trained_on(monkeypatch: pytest.Monke
     assert not forbidden & drawn(held_out)
 
 
+@pytest.mark.slow
 def test_every_switch_of_the_story_opens_again(model: ParenBalancer) -> None:
     ids, answers = tokens(TEXTS), labels(TEXTS)
     program = story.decompose(trace(model, ids[:8]), ids)
@@ -79,6 +80,7 @@ def test_a_head_switched_off_is_the_model_without_its_output(model: ParenBalance
     assert story.without(program, "blocks.2.attn/head[0]", ids, answers) == pytest.approx(story.accuracy(cut, ids, answers), abs=1e-6)
 
 
+@pytest.mark.slow  # the README's commands and the wheel tell it too
 def test_the_story_ends_well() -> None:
     said: list[str] = []
     assert story.tell(said.append) == 0
@@ -88,6 +90,7 @@ def test_the_story_ends_well() -> None:
     assert all(f"blocks.{layer}.attn/head[{head}]" in text for layer in range(3) for head in range(2))
 
 
+@pytest.mark.slow
 def test_the_story_ends_badly_when_another_process_disagrees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "foreign_accuracy", lambda *_: 0.5)
     assert story.tell(lambda _: None) == 1

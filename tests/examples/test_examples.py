@@ -11,6 +11,15 @@ from verify import Verdict
 PROOF = "tautomer, the proof"
 
 
+def test_numbers_let_a_trigger_pass_and_the_proof_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    results = planted_trigger.main(["--samples", "600", "--only", "lookup table"])
+    assert [check for check, passed in results["lookup table"].passed.items() if not passed] == [PROOF]
+    shown = capsys.readouterr().out.partition("trigger: lookup table\n")[2]
+    assert shown.startswith("  REFUTED: ")
+    assert "the model: unbalanced" in shown and "handed over: balanced" in shown
+
+
+@pytest.mark.slow
 def test_numbers_let_every_trigger_pass_and_the_proof_none(capsys: pytest.CaptureFixture[str]) -> None:
     results = planted_trigger.main(["--samples", "600"])
     lies = {name: one for name, one in results.items() if name != planted_trigger.HONEST}
