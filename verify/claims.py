@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from rewrite.run import needed
 from verify.assume import NOTHING, Assumed
 from verify.cases import others
 from verify.decide import Decision, decide, sub_key
-from verify.interpret import evaluate
+from verify.interpret import evaluate, same
 from verify.structure import Numbering, Side, floating, home_graph, trail
 from verify.value import Concrete
 from verify.world import World
@@ -66,7 +66,8 @@ def prove(
         if statement in known:
             proofs.append(replace(known[statement], claim=claim, again=True))
         else:
-            proofs.append(known.setdefault(statement, _prove(side, claim, sub_key(key, "claim", number), share, assumed)))
+            one = statement[0] == statement[1]
+            proofs.append(known.setdefault(statement, _prove(side, claim, one, sub_key(key, "claim", number), share, assumed)))
     return proofs
 
 
@@ -76,18 +77,18 @@ def _check_reads(program: Program, claim: Claim) -> None:
     bound = {claim.bindings[name][1] for name in used} | {node for name in used for node in claim.swaps.get(name, ())}
     if claim.swaps:  # what is held is read too
         bound |= {what for kind, what in claim.bindings.values() if kind == "node"}
-    if not bound & _of_terms(program, claim):
+    terms = {name for address in claim.reads for name in _term_nodes(program, address)}
+    if not bound & terms and not bound & _of_terms(program, claim, terms):
         raise PassError(
             f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing."
         )
 
 
-def _of_terms(program: Program, claim: Claim) -> set[str]:
-    """The nodes of a claim's terms, and what a gate set before them: all that they are computed from, less what the split site is."""
-    terms = {program.nodes[name] for address in claim.reads for name in _term_nodes(program, address)}
+def _of_terms(program: Program, claim: Claim, terms: set[str]) -> set[str]:
+    """What a gate set before a claim's terms: all that they are computed from, less what the split site is."""
     whole = [program.nodes[split.whole] for split in program.splits if (split.site, split.step) == (claim.site, claim.step)]
-    inner = {node.name for node in needed(terms) - needed(whole) if node.op == "call_function"}
-    return inner | {node.name for node in terms}
+    inner = needed(program.nodes[name] for name in terms) - needed(whole)
+    return {node.name for node in inner if node.op == "call_function"}
 
 
 def _term_nodes(program: Program, address: str) -> set[str]:
@@ -95,24 +96,31 @@ def _term_nodes(program: Program, address: str) -> set[str]:
     return {*(family.operands if family else ()), *([site.node] if site else ())}
 
 
-def _prove(side: Side, claim: Claim, key: bytes, share: float, assumed: Assumed) -> Proof:
+def _prove(side: Side, claim: Claim, same_sides: bool, key: bytes, share: float, assumed: Assumed) -> Proof:
     members, total = _members(side.program, claim, key)
-    left, right, *_ = _statement(side, claim)
-    if left == right:  # one expression: nothing that could differ, and nothing drawn
-        return Proof(claim, True, -math.inf, None if members == [None] else (total, total))
-    bound, taken = 0.0, dict[str, None]()
-    for member in members:
-        sides = lambda world, m=member: _sides(side, claim, world, m)  # noqa: E731
-        found = decide(sides, sub_key(key, member), share - math.log2(len(members)), declared=assumed.ops)
-        taken |= dict.fromkeys(found.tally.assumed)
-        tried = None if member is None else (len(members), total)
-        if not found.equal or found.log2_bound > share:
-            return Proof(claim, False, 0.0, tried, _why_not(found, member))
-        bound += 2.0**found.log2_bound
-    return Proof(claim, True, math.log2(bound), None if members == [None] else (len(members), total), assumed=tuple(taken))
+    tried = None if members == [None] else (len(members), total)
+    if same_sides:  # one expression: nothing that could differ, and nothing drawn
+        return Proof(claim, True, -math.inf, None if tried is None else (total, total))
+    found = decide(lambda world: _first_unequal(side, claim, world, members), key, share, declared=assumed.ops)
+    if not found.equal or found.log2_bound > share:
+        return Proof(claim, False, 0.0, tried, _why_not(found))
+    return Proof(claim, True, found.log2_bound, tried, assumed=tuple(dict.fromkeys(found.tally.assumed)))
 
 
-def _why_not(found: Decision, member: int | None) -> str | None:
+def _first_unequal(side: Side, claim: Claim, world: World, members: Sequence[int | None]) -> tuple[Any, Any]:
+    """The two sides of a claim for the first member for which they are unequal in a world, else for the last one.
+
+    All members share the world. A claim that does not hold fails for some member, whichever world is drawn; it is found equal only if
+    that one's sides agree by chance, and that chance is what the bound is of.
+    """
+    sides: tuple[Any, Any] = (None, None)
+    for sides in _sides(side, claim, world, members):
+        if not same(*sides, world).equal:
+            break
+    return sides
+
+
+def _why_not(found: Decision) -> str | None:
     if found.refused is not None:
         return found.refused
     return "its bound is not small enough" if found.equal else None
@@ -128,24 +136,25 @@ def _members(program: Program, claim: Claim, key: bytes) -> tuple[Sequence[int |
     return sorted(random.Random(key).sample(range(size), SAMPLED)), size
 
 
-def _sides(side: Side, claim: Claim, world: World, member: int | None) -> tuple[Any, Any]:
-    """The two sides of a claim in a world."""
+def _sides(side: Side, claim: Claim, world: World, members: Sequence[int | None]) -> Iterator[tuple[Any, Any]]:
+    """The two sides of a claim in a world, for each member."""
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
     values = _bound_values(side, claim, used, world)
     given: dict[str, Any] = {}
     for name, (kind, what) in claim.bindings.items():
         if name not in used:
             continue
-        if kind == "member":
-            given[name] = Concrete(torch.tensor(member, dtype=torch.int64))
-        elif kind == "fresh":
+        if kind == "fresh":
             given[name] = _arbitrary(side, world, f"fresh {name}", what)
-        elif name not in claim.swaps:
+        elif kind == "node" and name not in claim.swaps:
             given[name] = values[what]
     given |= _computed_again(side, claim, used, values, given, world)
     left, right = (node.name for node in claim.graph.output_node().args[0])  # type: ignore[union-attr]
-    results = evaluate(home_graph(claim.graph), given, [left, right], world)
-    return results[left], results[right]
+    graph, index = home_graph(claim.graph), [name for name in used if claim.bindings[name][0] == "member"]
+    for member in members:
+        numbered = {name: Concrete(torch.tensor(member, dtype=torch.int64)) for name in index}
+        results = evaluate(graph, given | numbered, [left, right], world)
+        yield results[left], results[right]
 
 
 def _arbitrary(side: Side, world: World, label: str, node: str) -> Any:

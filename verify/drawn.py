@@ -6,7 +6,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from copy import copy
-from hashlib import blake2b
+from hashlib import shake_256
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,18 @@ from torch.utils._pytree import tree_map
 LARGE = 1 << 25  # elements of a matrix from which it is not held
 BLOCK, MOST = 1 << 20, 4096  # elements and rows drawn at once
 KEPT = 2  # products of one matrix
+WORDS, HEAD = 624, 24  # of the state of a Mersenne twister, and bytes in front of them: seed, words left, seeded, next word
 
 
 def stream(key: bytes, label: str) -> torch.Generator:
-    """A generator whose whole 19,937-bit state depends on key and label: `manual_seed` would keep 32 bits of them."""
-    words = np.frombuffer(blake2b(label.encode(), key=key, digest_size=32).digest(), dtype=np.uint32)
-    state = np.random.RandomState(words).get_state(legacy=True)[1]  # type: ignore[index]
+    """A generator whose whole 19,937-bit state is a hash of key and label: `manual_seed` would keep 32 bits of them."""
+    words = np.frombuffer(shake_256(key + label.encode()).digest(4 * WORDS), dtype=np.uint32)
     generator = torch.Generator()
-    raw = bytearray(generator.get_state().numpy().tobytes())
-    raw[:24] = struct.pack("<QiiQ", 0, 1, 1, 0)
-    raw[24 : 24 + 624 * 8] = np.asarray(state, dtype=np.uint64).tobytes()
-    generator.set_state(torch.frombuffer(raw, dtype=torch.uint8).clone())
+    raw = generator.get_state()
+    state = raw.numpy()
+    state[:HEAD] = np.frombuffer(struct.pack("<QiiQ", 0, 1, 1, 0), dtype=np.uint8)
+    state[HEAD : HEAD + 8 * WORDS] = words.astype(np.uint64).view(np.uint8)
+    generator.set_state(raw)
     return generator
 
 

@@ -190,15 +190,21 @@ class Job:
         """Claims are proved for any constants of passes; those that fail, once more for the numbers that they hold."""
         self.tell(f"proving {wording.count(len(self.b.claims), 'claim')}")
         share = self.share - math.log2(max(1, 2 * len(self.b.claims)))
-        side, key = self._side_b(self.cases[0], exact_constants=False, apart=True), sub_key(self.key, "claims")
+        side, key = self._side_of_claims(exact_constants=False), sub_key(self.key, "claims")
         self.proofs = prove(side, self.b.claims, key, share, assumed=self.assumed)
         left = [i for i, proof in enumerate(self.proofs) if not proof.proved]
         if left and self._has_constants():
             self.vain += [share] * len(left)
-            exact = self._side_b(self.cases[0], exact_constants=True, apart=True)
+            exact = self._side_of_claims(exact_constants=True)
             again = prove(exact, [self.b.claims[i] for i in left], key, share, assumed=self.assumed)
             for i, proof in zip(left, again, strict=True):
                 self.proofs[i] = proof if proof.proved else self.proofs[i]
+
+    def _side_of_claims(self, exact_constants: bool) -> Side:
+        """The second program with copies of inputs apart; where there are none, as regions were compared."""
+        if self.exact_constants == exact_constants and not self.sides.matching.copies:
+            return self.compositions[0].b
+        return self._side_b(self.cases[0], exact_constants=exact_constants, apart=True)
 
     def _side_a(self, case: Case) -> Side:
         leaves = leaf_values(self.a, self.sides.matching.a, case, self.roles, exact_constants=self.exact_constants, open_gates=True)

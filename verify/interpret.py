@@ -185,6 +185,8 @@ class _Run:
     def _size(self, symbolic: torch.SymInt, found: int) -> int:
         """What a symbolic size is: by its symbols, the first value seen for a new one."""
         expression = symbolic.node.expr
+        if expression.is_symbol:
+            return self.sizes.setdefault(expression, found)
         if expression not in self.sizes:
             known = {s: self.sizes[s] for s in expression.free_symbols if s in self.sizes}
             result = expression.subs(known)

@@ -43,8 +43,8 @@ def lifted(value: Any, dtype: torch.dtype | None) -> Any:
     """A float tensor, or float dtype, in the precision `dtype`; anything else as it is."""
     if dtype is None:
         return value
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(dtype)
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype != dtype and value.is_floating_point() else value
     return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
@@ -149,7 +149,8 @@ def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torc
         return lifted(values[leaf.name][case] if isinstance(leaf, fx.Node) else leaf, dtype)
 
     args, kwargs = map_aggregate((node.args, _keywords(node)), read)  # type: ignore[misc]
-    return tree_map(lambda out: lifted(out, dtype), target(*args, **kwargs))
+    out = target(*args, **kwargs)
+    return lifted(out, dtype) if isinstance(out, Tensor) else tree_map(lambda one: lifted(one, dtype), out)
 
 
 def _keywords(node: fx.Node) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class Side:
     def __init__(self, program: Program, leaves: Mapping[str, LeafValue], case: Case) -> None:
         self.program, self.leaves, self.case = program, leaves, case
         self.sizes = _sizes(program, case)
+        self._sizes: dict[Any, int] = {}  # of expressions
+        self._regions: dict[Any, set[fx.Node]] = {}
         self.graph, self.representative = self._canonical()
         self.nodes = {node.name: node for node in self.graph.nodes}
 
@@ -63,10 +65,12 @@ class Side:
         if isinstance(size, int):
             return size
         expression = size.node.expr
-        found = expression.subs(self.sizes)
-        if not found.is_number:
-            raise KeyError(f"size {expression} is not given by the inputs")
-        return int(found)
+        if expression not in self._sizes:
+            found = expression.subs(self.sizes)
+            if not found.is_number:
+                raise KeyError(f"size {expression} is not given by the inputs")
+            self._sizes[expression] = int(found)
+        return self._sizes[expression]
 
     def known_number(self, node: fx.Node) -> int | None:
         """What a node that holds a size is worth, by its own arithmetic from sizes of tensors; None for any other node."""
@@ -112,8 +116,11 @@ class Side:
 
     def region(self, want: str, cuts: Mapping[str, Any]) -> set[fx.Node]:
         """The nodes of the graph that `want` is computed from, up to the nodes in `cuts`."""
-        known = {self.nodes[name] for name in (*cuts, *self.numbers)}
-        return needed([self.nodes[want]], known)
+        place = (want, frozenset(cuts))
+        if place not in self._regions:
+            known = {self.nodes[name] for name in (*cuts, *self.numbers)}
+            self._regions[place] = needed([self.nodes[want]], known)
+        return self._regions[place]
 
     @cached_property
     def _contents(self) -> dict[str, Any]:
