@@ -1,8 +1,8 @@
 """The command line: `tautomer demo | trace | sites | apply | verify | show | export`.
 
 Exit codes: 0 done, or proved (with `verify --require consistent`: no difference found); 1 refuted; 2 misuse; 3 neither proved nor
-refuted; 70 a bug of ours. `verify --replay` gives 1 if the witness still separates the two, 0 if not. Results go to standard output,
-progress and errors to standard error.
+refuted; 70 a bug of ours. `verify --replay` gives 1 if the witness still separates the two, 0 if not, 3 if not and it was found for other
+models. Results go to standard output, progress and errors to standard error.
 """
 
 from __future__ import annotations

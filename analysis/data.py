@@ -66,7 +66,8 @@ def measured(metric: Metric, output: Any, batch: Batch, examples: int, where: st
     if not isinstance(found, Tensor) or tuple(found.shape) != (examples,):
         got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
-            f"{where}: expected a metric of one number an example, shape [{examples}], got {got}. Do not average over the batch."
+            f"{where}: expected a metric of one number an example, shape [{examples}], got {got}. "
+            + ("Do not average over the batch." if isinstance(found, Tensor) else "Return a tensor.")
         )
     if not bool(torch.isfinite(found).all()):
         first = int((~torch.isfinite(found)).nonzero()[0])

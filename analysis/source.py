@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,7 +49,8 @@ def model_of(text: str, example: Path | None = None, *, needs_example: bool = Tr
         return _from_hub(text.removeprefix("hf:"), tensors)
     if ".py:" in text:
         return _from_file(text, tensors)
-    raise InputError(f"{text}: expected hf:NAME_OR_DIR or file.py:factory, got neither. Put hf: in front of a model's name or folder.")
+    advice = f"Write {text}:FUNCTION." if text.endswith(".py") else "Put hf: in front of a model's name or folder."
+    raise InputError(f"{text}: expected hf:NAME_OR_DIR or file.py:factory, got neither. {advice}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -107,7 +109,7 @@ def _from_file(text: str, tensors: dict[str, Tensor] | None) -> Model:
     if not path.is_file():
         raise FileError(f"{text}: expected a Python file at {path}, got nothing there. Check the path.")
     with _beside(path):
-        module = _guarded(lambda: _imported(path), text)
+        module = _guarded(lambda: _imported(path.resolve()), text)
         factory = getattr(module, name, None)
         if not callable(factory):
             known = [n for n, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
@@ -120,7 +122,9 @@ def _from_file(text: str, tensors: dict[str, Tensor] | None) -> Model:
     return model.eval(), example if tensors is None else tensors
 
 
+@cache
 def _imported(path: Path) -> ModuleType:
+    """The file as a module, run once: two models of one file share the ops that it registers."""
     spec = importlib.util.spec_from_file_location(f"tautomer_source_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -35,7 +35,7 @@ def assert_equivalent(a: Program, b: Program | None = None, *, require: Require 
     if require not in REQUIRED:
         known = " or ".join(map(repr, REQUIRED))
         raise InputError(f"assert_equivalent: expected require={known}, got {require!r}. Anything less is no test.")
-    report = equivalence(a, b, **{"edits": b is None and bool(a.steps), **how})
+    report = equivalence(a, b, **{"edits": b is None and bool(getattr(a, "steps", ())), **how})
     if report.exit_code(require):
         pytest.fail(str(report), pytrace=False)
     return report

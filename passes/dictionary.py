@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from rewrite import Family, PassError, Skip, Terms, split
 
+KNOWN = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+
 
 @split(name="feature")
 def dictionary(y: Tensor, *, sae: Mapping[str, Tensor] | nn.Module, k: int | None = None, center: bool = True) -> Terms:
     """The contribution of each feature of `sae` as a family, the decoder bias, and the error.
 
-    `sae` holds W_enc, b_enc, W_dec, and if it has them b_dec and threshold; `center` takes b_dec off the input first.
+    `sae` holds W_enc, b_enc, W_dec, and if it has them b_dec and threshold (JumpReLU). `k` makes it TopK: the k largest are kept.
+    `center` takes b_dec off the input first.
 
     Shapes: y [..., d_model], W_enc [d_model, features], b_enc and threshold [features], W_dec [features, d_model], b_dec [d_model];
     terms [..., d_model], coordinate [..., features].
@@ -55,6 +58,9 @@ def _tensor(sae: Any, name: str, *, needed: bool = True) -> Any:
 
 @dictionary.guard
 def _fits(y: Tensor, *, sae: Mapping[str, Tensor] | nn.Module, k: int | None, center: bool) -> Skip | None:
+    odd = sorted(map(str, sae.keys() - set(KNOWN))) if isinstance(sae, Mapping) else []
+    if odd:
+        raise PassError(f"dictionary: expected sae to hold {', '.join(KNOWN)}, got also {odd[0]!r}. Leave it out; TopK's k goes in as k=.")
     width = _tensor(sae, "W_dec").shape[-1]
     return None if width == y.shape[-1] else Skip(f"the dictionary is for width {width}, the site's last axis is {y.shape[-1]}")
 

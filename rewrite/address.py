@@ -15,6 +15,7 @@ from rewrite.errors import SiteError, nearest
 from rewrite.records import Site
 
 ARROW = " -> "
+FAMILIES = {"head": "heads", "neuron": "neurons", "feature": "dictionary"}  # the pass that makes a family of that name
 _TAIL = re.compile(r"^(?P<site>.*?)(\[(?P<member>[^\[\]]+)\])?(?P<act>@act)?(@\[(?P<slice>[^\[\]]*)\])?$")
 
 
@@ -91,7 +92,13 @@ def find(glob: str, sites: Mapping[str, Site]) -> list[Site]:
     """
     found = [sites[glob]] if glob in sites else [sites[address] for address in matching(glob, sites)]
     if not found:
-        raise SiteError(f"no site matches {glob!r} among {len(sites)}.{nearest(glob, sites) or ' List them with program.sites().'}")
+        site, _, name = glob.rpartition("/")
+        advice = nearest(glob, sites) or " List them with program.sites()."
+        if name in FAMILIES and matching(site, sites):
+            advice = f" Apply {FAMILIES[name]}.at({site!r}) first."
+        elif glob.endswith("]") and matching(parse(glob).site, sites):
+            advice = " It is a member, or entries, of one: here the whole is named."
+        raise SiteError(f"no site matches {glob!r} among {len(sites)}.{advice}")
     return found
 
 

@@ -21,7 +21,7 @@ from rewrite.errors import PassError
 from rewrite.law import Bound
 from rewrite.places import Region, apart, here
 from rewrite.routes import parse_route
-from rewrite.run import needed
+from rewrite.run import descendants, needed
 from rewrite.splice import Splicer
 from rewrite.tracks import Edge, State, Track, Tracks, depending, track_of
 
@@ -199,11 +199,20 @@ class Unsharing:
                 met = track.furthest(self.splicer.graph)
                 way, reader = track.ways[met], track.passages[met - 1].name if met else "an output"
                 clear = f" clear of {', '.join(site.address for site in way.avoided)}" if way.avoided else ""
-                advice = "Go on with ~>, or open it with a pass (norm, heads)." if way.kind == "->" else "Stops are named from upstream on."
+                advice = self._way_out(track, met, reader)
                 raise PassError(
                     f"path {track.route.text!r}: expected a way {way.kind} from {track.passages[met].name} to {reader}{clear}, got none. "
                     f"{advice}"
                 )
+
+    def _way_out(self, track: Track, met: int, reader: str) -> str:
+        """What may help where no way leads from a stop to the next one."""
+        behind = descendants(node for _, node in track.passages[met].edges)
+        if met and not any(argument in behind for argument, _ in track.passages[met - 1].edges):
+            return f"{reader} is not downstream of it: stops are named from upstream on."
+        if f"{reader}@in" in self.splicer.sites:
+            return f"Did you mean {reader}@in, what {reader} reads?"
+        return "Go on with ~>, or open it with a pass (norm, heads)." if track.ways[met].kind == "->" else "Avoid fewer sites."
 
     def _move_sites(self) -> None:
         """A site that nothing is computed from any more, and that has one successor, is its name from now on; so are claims about it."""

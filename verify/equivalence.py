@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from rewrite.errors import InputError
 from rewrite.program import Program
 from verify import wording
-from verify.assume import NOTHING, Assumed, read, try_declarations
+from verify.assume import NOTHING, ROOTS, Assumed, read, try_declarations
 from verify.cases import given_cases, other_shapes, redrawn, told_apart
 from verify.claims import Proof, prove
 from verify.decide import sub_key
@@ -70,7 +70,7 @@ def equivalence(
     for program in (a,) if b is None else (a, b):
         if not isinstance(program, Program):
             raise InputError(f"equivalence: expected programs, got {type(program).__name__}. Trace it first: trace(model, **inputs).")
-    if not 0 < bound < 1:
+    if not isinstance(bound, float | int) or not 0 < bound < 1:
         raise InputError(f"equivalence: expected a bound between 0 and 1, got {bound!r}. 2**-20 is the default.")
     first, second = (a.origin, a) if b is None else (a, b)
     job = Job.of(first, second, given_cases(first, inputs), weights == "any", dict(roles or {}), dict(match or {}))
@@ -295,7 +295,8 @@ class Job:
             )
         refused = [r.decision.refused for made in self.compositions for r in made.regions if r.decision.refused]
         if not equal:
-            return self._judge_floats(drift, f"no exact meaning: {refused[0]}") if refused else self._judge_unequal()
+            reason = f"no exact meaning: {refused[0]}{wording.way_out(refused[0])}" if refused else ""
+            return self._judge_floats(drift, reason) if refused else self._judge_unequal()
         if not self.any_weights and not self.weights.same:
             witness = self._witness(inner=False) if self.weights.different else None
             return Verdict.REFUTED if witness else Verdict.DIFFERS, self._other_weights(), witness
@@ -313,7 +314,18 @@ class Job:
         witness = self._witness()
         if witness:
             return Verdict.REFUTED, self._other_weights(), witness
-        return Verdict.DIFFERS, ["not derivable from: " + "; ".join(wording.theory(self.compositions)), *self._other_weights()], None
+        reasons = ["not derivable from: " + "; ".join(wording.theory(self.compositions)), *self._with_roots()]
+        return Verdict.DIFFERS, [*reasons, *self._other_weights()], None
+
+    def _with_roots(self) -> list[str]:
+        """What would do: the advice to read literals as roots, if all would be proved then."""
+        if self.assumed.roots:
+            return []
+        other = replace(self, assumed=replace(self.assumed, roots=True))
+        if not other._compose():
+            return []
+        taken = wording.literals((*other.compositions,))
+        return [f'try assuming "{ROOTS}", with which it is proved: {taken}']
 
     def _judge_floats(self, drift: Drift, reason: str) -> Judgement:
         """What floats alone can say."""
@@ -383,7 +395,7 @@ def _outputs(a: Program, b: Program) -> tuple[list[Pair], str]:
     if names != theirs and set(names) == set(theirs) and len(set(names)) == len(names):  # dicts of other order
         order = [theirs.index(name) for name in names]
     elif any(x != y for x, y in zip(names, theirs, strict=True) if not x.isdigit() and not y.isdigit()):
-        return [], f"other outputs: {', '.join(names)} and {', '.join(theirs)}"
+        return [], "other outputs: " + " and ".join(", ".join(name or "one without a name" for name in some) for some in (names, theirs))
     else:
         order = list(range(len(names)))
     pairs = []

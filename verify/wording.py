@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -71,6 +72,12 @@ def theory(made: Sequence[Composition]) -> tuple[str, ...]:
     used = {decision.theory for decision in decisions if decision.equal}
     others = [text for name, text in THEORIES.items() if name in used]
     return ("field arithmetic", *others, *([f"functions known by their laws: {', '.join(names)}"] if names else []))
+
+
+def way_out(refused: str) -> str:
+    """What can be done about an op without a rule."""
+    found = re.match(r"(\w+)\.(\w+)\.\w+ at .*: it has no rule$", refused)
+    return f'; if it is elementwise, row-wise or linear, say so: assuming "{found[1]}::{found[2]} is elementwise"' if found else ""
 
 
 def assumptions(made: Sequence[Composition], proofs: Sequence[Proof]) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -93,3 +95,43 @@ def _digest(*values: Any) -> str:
             found.update(repr(value).encode())
         found.update(b"\0")
     return found.hexdigest()
+
+
+def spelled(function: Any, depth: int = 8) -> str:
+    """What can be told of a function, as text: its code with names and numbers, its defaults, and what it closes over.
+
+    What it looks up when it runs is told by name only.
+    """
+    function = getattr(function, "__func__", function)
+    if isinstance(function, partial):
+        return f"partial {spelled(function.func, depth - 1)} {_told((function.args, function.keywords), depth)}"
+    code = getattr(function, "__code__", None)
+    if code is None:  # an object that is called
+        kind = type(function)
+        own = getattr(kind.__call__, "__code__", None)
+        return f"{kind.__module__}.{kind.__qualname__} {_code(own) if own else ''} {_told(getattr(function, '__dict__', {}), depth)}"
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    given = _told((function.__defaults__, function.__kwdefaults__, cells), depth)
+    return f"{function.__module__}.{function.__qualname__} {_code(code)} {given}"
+
+
+def _code(code: CodeType) -> str:
+    """The instructions of a function with the names and numbers in them, of functions inside it too."""
+    constants = [_code(one) if isinstance(one, CodeType) else sorted(map(repr, one)) if isinstance(one, frozenset) else repr(one)
+                 for one in code.co_consts]  # fmt: skip
+    return sha256(repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants)).encode()).hexdigest()
+
+
+def _told(value: Any, depth: int) -> str:
+    """A value as text: tensors by what they hold, functions by their code, other objects by type and what they hold."""
+    if isinstance(value, Tensor):
+        return _digest(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{name!r}: {_told(item, depth)}' for name, item in value.items()))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_told(item, depth) for item in value)}]"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(_told(item, depth) for item in value))}}}"
+    if value is None or isinstance(value, str | bytes | bool | int | float | complex | torch.dtype | torch.device):
+        return repr(value)
+    return spelled(value, depth - 1) if depth else type(value).__qualname__

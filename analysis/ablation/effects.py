@@ -73,9 +73,11 @@ class Plan:
         clean: list[Tensor] = []
         ablated = [torch.full((len(self.targets), size(self.program, batch)), torch.nan, dtype=torch.float64) for batch in self.data]
         for number in range(len(self.data)):
+            done = 0
             known = checkpoint.known(number) if checkpoint else {}
             for target in known.keys() - {Checkpoint.CLEAN}:
                 ablated[number][target] = known[target]
+            done += len(known.keys() - {Checkpoint.CLEAN})
             if Checkpoint.CLEAN in known:
                 clean.append(known[Checkpoint.CLEAN])
             for numbers, values in self._batch(number, references(number) if len(known) <= len(self.targets) else None, known):
@@ -83,10 +85,11 @@ class Plan:
                     clean.append(values[0])
                 else:
                     ablated[number][numbers] = values
+                    done += len(numbers)
                 if checkpoint:
                     checkpoint.keep(number, numbers, values)
                 if progress:
-                    progress(f"batch {number + 1} of {len(self.data)}: {len(numbers)} of {len(self.targets)} targets done")
+                    progress(f"batch {number + 1} of {len(self.data)}: {done} of {len(self.targets)} targets done")
         return Effects(torch.cat(clean), torch.cat(ablated, 1))
 
     # ------------------------------------------------------------------------------------------------ one batch

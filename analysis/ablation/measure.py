@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from analysis.ablation.checkpoint import Checkpoint, fingerprint
+from analysis.ablation.checkpoint import Checkpoint, fingerprint, spelled
 from analysis.ablation.effects import MEMORY, Effects, Plan, Positions
 from analysis.ablation.reference import Mode, Over, References, Value
 from analysis.ablation.targets import Target, check_alive, prepared, singles, together
@@ -93,7 +93,7 @@ def _table(
     check_alive(program, targets, seed)
     checkpoint = None
     if folder := settings.get("checkpoint"):
-        shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": _named(metric)}
+        shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": spelled(metric)}
         names = ", ".join(target.address for target in targets)
         checkpoint = Checkpoint(folder, fingerprint(program, listed, targets=names, **shown))
     found = plan.run(references.prepare(), checkpoint, progress)
@@ -116,10 +116,3 @@ def _with_interactions(table: Table) -> Table:
 
     rows = [{**row, "interaction": interaction(row["address"])} for row in table.rows]
     return Table(table.title, table.standing, rows, table.settings, table.examples)
-
-
-def _named(metric: Metric) -> str:
-    """The name and the code of a metric: what can be told of it."""
-    name = f"{getattr(metric, '__module__', '')}.{getattr(metric, '__qualname__', type(metric).__name__)}"
-    code = getattr(metric, "__code__", None)
-    return f"{name} {code.co_code.hex()}" if code else name

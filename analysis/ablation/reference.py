@@ -43,7 +43,8 @@ class References:
         if self.mode not in MODES or self.over not in OVER:
             raise InputError(f"ablation: expected a mode of {MODES} and over one of {OVER}, got {self.mode!r} and {self.over!r}.")
         if (self.mode == "value") != (self.value is not None):
-            raise InputError(f"ablation: expected value= with mode='value' only, got mode={self.mode!r}. Give both or neither.")
+            found = "none" if self.value is None else f"one with mode={self.mode!r}"
+            raise InputError(f"ablation: expected value= with mode='value', and with no other, got {found}. Give both or neither.")
         if self.mode == "value":
             for part in self.parts:
                 self._given(part)

@@ -7,6 +7,8 @@ model: a part without parts of its own runs on its own example; of any other, th
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from analysis.scrubbing.samplers import Sampler, exact, unconditional
 from rewrite import InputError
 
 ROOT = "hypothesis"
+HOP_LAST = re.compile(r"(->|~>)(\s*!\s*\S+)*\s*$")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Hypothesis:
             part, ends = waiting.pop(0)
             if not isinstance(part, Part):
                 raise InputError(f"hypothesis: expected parts, got {type(part).__name__}. Write Part(name, path, sampler).")
+            _check(part, inner=ends != ("",))
             paths = tuple(f"{text} {end}".strip() for text in part.texts for end in ends)
             yield part, paths
             waiting += [(one, paths) for one in part.parts]
@@ -80,6 +84,30 @@ class Hypothesis:
             lines.append(f"{'  ' * depth}{part.name}: {' and '.join(part.texts)}: {_of(part)}")
             waiting = [(one, depth + 1) for one in part.parts] + waiting
         return "\n".join(lines)
+
+
+def _check(part: Part, inner: bool) -> None:
+    """Raises: InputError for what is no sampler, and for a path that does not lead on to the part that it is in."""
+    for sampler in (part.sampler, part.other):
+        if not callable(sampler) or not _takes_three(sampler):
+            found = getattr(sampler, "__name__", repr(sampler))
+            advice = f"To agree in a feature, write by({found})." if callable(sampler) else "Write by(feature), exact or unconditional."
+            raise InputError(f"part {part.name!r}: expected a sampler, a function of (parent, data, generator), got {found}. {advice}")
+    for text in part.texts if inner else ():
+        if not HOP_LAST.search(text):
+            raise InputError(
+                f"part {part.name!r}: expected a path that ends in -> or ~>, to the part that it is in, got {text!r}. Leave its reader out."
+            )
+
+
+def _takes_three(sampler: Any) -> bool:
+    try:
+        inspect.signature(sampler).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # no signature to look at
+        return True
+    return True
 
 
 def _of(node: Part | Hypothesis) -> str:

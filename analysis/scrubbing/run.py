@@ -25,6 +25,7 @@ from analysis.standing import standing
 from passes import inputs
 from rewrite import InputError, Program
 from rewrite.nested import join, tensors_in
+from rewrite.routes import parse_route
 from rewrite.run import needed
 
 Metric = Callable[[Any, Batch], Tensor]
@@ -62,6 +63,7 @@ def scrub(
     named: dict[str, Hypothesis] = {"": hypothesis, "random": Hypothesis(sampler=unconditional), **others}
     job = Job(program, {name: unshared(program, h) for name, h in named.items()}, pool, loss, correct, memory)
     reference = job.reference(examples, seeds[0])
+    check_positions(program, named.values(), reference)
     draws = {(name, seed): draw(h, reference, pool, seed) for name, h in named.items() for seed in seeds}
     job.check(draws["", seeds[0]], reference)
     shown = standing(job.programs[""], unproved=unproved)
@@ -94,6 +96,18 @@ def unshared(program: Program, hypothesis: Hypothesis) -> Program:
     if key not in known:
         known[key] = program.apply(inputs.at(copies)) if copies else program
     return known[key]
+
+
+def check_positions(program: Program, hypotheses: Iterable[Hypothesis], batch: Batch) -> None:
+    """Raises: SiteError or InputError for a stop of a path at positions that the data do not have."""
+    routes = [parse_route(path) for one in hypotheses for paths in one.copies.values() for path in paths]
+    texts = sorted({stop.text for route in routes for stop in route.stops if stop.slice is not None})
+    few = torch.arange(fixed_rows(program) or 2).clamp(max=rows(batch) - 1)
+    with torch.no_grad():
+        found = program.run(own_inputs(program, _cut(batch, few)), read=texts)[1] if texts else {}
+    for text, value in found.items():
+        if not value.numel():
+            raise InputError(f"{text}: expected positions that the data have, got none of them. They are counted from 0.")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from analysis.scrubbing.hypothesis import Hypothesis
 from analysis.scrubbing.samplers import Batch, rows
 from analysis.standing import Standing
+from rewrite import InputError
 
 if TYPE_CHECKING:
     from analysis.scrubbing.run import Run
@@ -89,7 +90,7 @@ class Result:
     def recovered(self, baseline: str = "random") -> Interval:
         """How far the loss has come from a baseline's to the model's: 1 is all of the way, below 0 is worse than the baseline.
 
-        Raises: KeyError for a baseline that there is not.
+        Raises: InputError for a baseline that there is not.
         """
 
         def fraction(mean: Callable[[Tensor], Any]) -> Any:
@@ -101,6 +102,8 @@ class Result:
     def _baseline(self, name: str) -> Tensor:
         if name == "constant" and self.constant is not None:
             return self.constant.loss[None]
+        if name not in self.baselines:
+            raise InputError(f"recovered: expected a baseline of {', '.join(self.names)}, got {name!r}.")
         return self.baselines[name].loss
 
     @property

@@ -33,6 +33,7 @@ class Replay:
     subject: str
     gap: Gap
     differences: tuple[Difference, ...] = ()
+    foreign: bool = False  # the witness was found for other models
 
     @property
     def separates(self) -> bool:
@@ -40,14 +41,14 @@ class Replay:
         return self.gap.rho > DIFFERENT
 
     def exit_code(self) -> int:
-        """1 if the witness still separates the two, 0 if it does not."""
-        return int(self.separates)
+        """1 if the witness still separates the two, 0 if it does not; 3 if it does not, and was found for other models."""
+        return 1 if self.separates else 3 if self.foreign else 0
 
     def __str__(self) -> str:
         state = "STILL DIFFERS" if self.separates else "AGREES" if self.gap.rho <= ROUNDING else "INCONCLUSIVE"
         figures = f"float64 runs differ by {self.gap.largest:.1e} at {self.gap.at or 'no output'}, rho {self.gap.rho:.2g}"
         lines = [
-            f"{state}: {self.subject}",
+            f"{state}: {self.subject}{f', on a witness found for {self.witness.subject}' if self.foreign else ''}",
             f"  {figures} (rounding up to {ROUNDING:g}, another function from {DIFFERENT:g}); float32: at most {self.gap.ulp:.3g} ulp",
             f"  {'witness':<15} {self.witness.how}, found for {self.witness.subject or 'two programs'}",
             *(f"  {'':<15} {line}" for line in self.witness.left),
@@ -63,7 +64,9 @@ class Replay:
         """The same as plain dicts, lists, strings and numbers."""
         figures = {name: getattr(self.gap, name) for name in ("rho", "largest", "amplification", "ulp", "at")}
         about = {"subject": self.subject, "found_for": self.witness.subject, "how": self.witness.how, "left": self.witness.left}
-        return finite({"separates": self.separates, **about, **figures, "differences": [asdict(d) for d in self.differences]})
+        return finite(
+            {"separates": self.separates, "foreign": self.foreign, **about, **figures, "differences": [asdict(d) for d in self.differences]}
+        )
 
 
 def replay(a: Program, b: Program, witness: Witness) -> Replay:
@@ -74,13 +77,14 @@ def replay(a: Program, b: Program, witness: Witness) -> Replay:
     case = _case(a, witness.values if witness.reachable else witness.inputs)
     job = Job.of(a, b, [case], witness.any_weights, {}, {})
     subject = f"{b.header.model} against {a.header.model}"
+    foreign = bool(witness.subject) and not any(p.header.model in witness.subject for p in (a, b))
     if job.mismatch:
         raise InputError(f"replay: expected programs with the same outputs, got {job.mismatch}. Compare them with verify.")
     if any(tensor.is_meta for program in (a, b) for tensor in program.tensors.values()):
         raise InputError("replay: expected programs with weights, got some on the meta device. Load the weights.")
     try:
         if witness.of_gradients:
-            return Replay(witness, subject, gradient_gap(job.sides, case))
+            return Replay(witness, subject, gradient_gap(job.sides, case), foreign=foreign)
         setting = Setting(job.sides, case, () if witness.reachable else _places(job, case, witness))
         measured = setting.gap(witness.values)
         site = _site(a, b, witness.site)
@@ -88,7 +92,7 @@ def replay(a: Program, b: Program, witness: Witness) -> Replay:
     except FAILURES as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise InputError(f"replay: expected values that both programs run on, got {type(error).__name__}: {reason}.") from None
-    return Replay(witness, subject, measured, found)
+    return Replay(witness, subject, measured, found, foreign)
 
 
 def _case(program: Program, values: Any) -> Case:
