@@ -109,7 +109,7 @@ def _from_file(text: str, tensors: dict[str, Tensor] | None) -> Model:
     if not path.is_file():
         raise FileError(f"{text}: expected a Python file at {path}, got nothing there. Check the path.")
     with _beside(path):
-        module = _guarded(lambda: _imported(path.resolve()), text)
+        module = _guarded(lambda: _imported(path.resolve(), path.stat().st_mtime_ns), text)
         factory = getattr(module, name, None)
         if not callable(factory):
             known = [n for n, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
@@ -123,8 +123,8 @@ def _from_file(text: str, tensors: dict[str, Tensor] | None) -> Model:
 
 
 @cache
-def _imported(path: Path) -> ModuleType:
-    """The file as a module, run once: two models of one file share the ops that it registers."""
+def _imported(path: Path, changed: int) -> ModuleType:
+    """The file, last `changed` then, as a module, run once: two models of one file share the ops that it registers."""
     spec = importlib.util.spec_from_file_location(f"tautomer_source_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analysis.demo import load_balancer, strings, tokens
 from analysis.scrubbing import Hypothesis, Part, by, draw, exact, scrub, unconditional, unshared
 from analysis.scrubbing.run import bytes_a_row
 from analysis.scrubbing.samplers import Unconditional
 from passes import surrogate
-from rewrite import InputError, PassError, Program, TautomerError, trace
+from rewrite import InputError, PassError, Program, SiteError, TautomerError, trace
 
 N = 48
 
@@ -211,7 +212,16 @@ MISTAKES: dict[str, tuple[Any, Any, str]] = {
     "overlap": ([Part("a", "f ~> out@in", exact), Part("b", "f -> out@in", exact)], PassError, r"expected paths that do not overlap"),
     "the root is missed": ([Part("a", "f ~> f@in", exact)], PassError, r"expected a way ~> from f to f@in, got none"),
     "no site": ([Part("a", "q -> out@in", exact)], PassError, r"no site matches 'q'"),
-    "a hop is missing": ([Part("a", "g -> out@in", exact, parts=[Part("b", "f", exact)])], PassError, r"expected -> or ~>, got 'g'"),
+    "a hop is missing": ([Part("a", "f g -> out@in", exact)], PassError, r"expected -> or ~>, got 'g'"),
+    "what is read is meant": ([Part("a", "f -> out", exact)], PassError, r"got none\. Did you mean out@in"),
+    "backwards": ([Part("a", "out ~> f", exact)], PassError, r"f is not downstream of it"),
+    "a reader too many": (
+        [Part("a", "g -> out@in", exact, parts=[Part("b", "f -> out@in", exact)])],
+        InputError,
+        r"part 'b': expected a path that ends in -> or ~>",
+    ),
+    "a feature for a sampler": ([Part("a", "f -> out@in", sign)], InputError, r"part 'a': expected a sampler.*write by\(sign\)"),
+    "a name for a sampler": ([Part("a", "f -> out@in", "labels")], InputError, r"part 'a': expected a sampler.*got 'labels'"),
     "one name twice": (
         [Part("a", "f -> out@in", exact), Part("a", "g -> out@in", exact)],
         InputError,
@@ -237,6 +247,18 @@ def test_mistakes_are_named_before_anything_runs(case: str) -> None:
     _, program, data = two()
     with pytest.raises(kind, match=message):
         scrub(program, Hypothesis(*parts), data, never)
+
+
+@pytest.mark.parametrize(
+    ("positions", "kind", "message"),
+    [("42", SiteError, "index 42 is out of bounds"), ("42:50", InputError, "expected positions that the data have, got none of them")],
+)
+def test_positions_that_the_data_do_not_have_are_named(positions: str, kind: Any, message: str) -> None:
+    data = {"input_ids": tokens(strings(8, seed=0))}
+    program = trace(load_balancer(), data["input_ids"])
+    inner = Part("b", f"blocks.2.attn@in@[:, {positions}] ~>", exact)
+    with pytest.raises(kind, match=message):
+        scrub(program, Hypothesis(Part("a", "blocks.2.attn -> ln_f@in", exact, parts=[inner])), data, never)
 
 
 def test_a_feature_without_a_match_is_an_error() -> None:

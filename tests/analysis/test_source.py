@@ -20,6 +20,12 @@ def linear():
 def alone():
     return torch.nn.Linear(4, 3)
 
+RUNS = []
+
+def runs():
+    RUNS.append(1)
+    return torch.nn.Linear(WIDTH, len(RUNS)), {"input": torch.ones(2, WIDTH)}
+
 def broken():
     raise RuntimeError("no disk")
 """
@@ -58,7 +64,7 @@ def test_example_file_replaces_the_example(factory: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", "expected a function 'nothing' in .*models_here.py, got none. It has: linear, alone, broken."),
+        ("nothing", "expected a function 'nothing' in .*models_here.py, got none. It has: linear, alone, runs, broken."),
         ("alone", r"expected \(module, dict of example inputs\), got Linear. Return these two."),
         ("broken", "expected it to run, got RuntimeError: no disk. Try it in Python."),
     ],
@@ -116,3 +122,12 @@ def test_tensors_of_a_file_that_holds_none(tmp_path: Path) -> None:
         read_tensors(tmp_path / "x.safetensors")
     with pytest.raises(FileError, match="expected a safetensors file, got a folder"):
         read_tensors(tmp_path)
+
+
+def test_two_models_of_one_file_share_what_it_registers(factory: Path) -> None:
+    assert [model_of(f"{factory}:runs")[0].out_features for _ in range(2)] == [1, 2]
+
+
+def test_a_file_without_a_function_is_asked_for_one(factory: Path) -> None:
+    with pytest.raises(InputError, match=r"got neither\. Write .*models_here\.py:FUNCTION"):
+        model_of(str(factory))

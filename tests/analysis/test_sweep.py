@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -246,6 +246,45 @@ def test_a_checkpoint_of_another_sweep_is_refused(tmp_path) -> None:
     piece.write_bytes(b"no tensors")
     with pytest.raises(FileError, match="expected a piece of a sweep"):
         residual(tmp_path)
+
+
+def test_progress_counts_all_that_is_done(tmp_path) -> None:
+    seen: list[str] = []
+    residual(tmp_path, progress=seen.append)
+    done = [text for text in seen if text.startswith("batch 1 of 3") and "done" in text]
+    assert done[-1] == "batch 1 of 3: 10 of 10 targets done"
+    assert len({*done}) == len(done) - 1 or len({*done}) == len(done)  # the run without edits is no target
+
+
+def scaled(by: float):
+    return lambda output, batch: by * squares(output, batch)
+
+
+class Scaled:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, output, batch):
+        return self.by * squares(output, batch)
+
+
+METRICS = {
+    "a number": (lambda o, b: o.square().sum((1, 2)), lambda o, b: o.square().sum((1, 2)) * 2.0),
+    "a name": (lambda o, b: o.square().sum((1, 2)), lambda o, b: o.square().mean((1, 2))),
+    "what it closes over": (scaled(1.0), scaled(2.0)),
+    "an object": (Scaled(1.0), Scaled(2.0)),
+    "an argument bound": (partial(lambda by, o, b: by * squares(o, b), 1.0), partial(lambda by, o, b: by * squares(o, b), 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_another_metric_is_another_sweep(tmp_path, name: str) -> None:
+    one, other = METRICS[name]
+    batches = [{"x": vectors(0)}]
+    first = sweep(small(), ["blocks.0.mlp"], batches, one, checkpoint=tmp_path)
+    assert sweep(small(), ["blocks.0.mlp"], batches, one, checkpoint=tmp_path).rows == first.rows
+    with pytest.raises(FileError, match="got one of another metric"):
+        sweep(small(), ["blocks.0.mlp"], batches, other, checkpoint=tmp_path)
 
 
 def test_resuming_refuses_what_reaches_no_output() -> None:

@@ -36,6 +36,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: dictionary.at(AT, sae={k: v for k, v in sae().items() if k != "W_dec"}),
         "expected sae to have W_dec, got none",
     ),
+    "an SAE with more in it": (
+        lambda: dictionary.at(AT, sae={**sae(), "k": 4}),
+        "got also 'k'. Leave it out; TopK's k goes in as k=",
+    ),
     "an SAE of another width": (lambda: dictionary.at(AT, sae=sae(8)), "the dictionary is for width 8, the site's last axis is 32"),
     "heads that do not divide": (lambda: heads.at("transformer.h.0.attn", n=5), "32 columns do not divide into 5 heads"),
     "no head": (lambda: heads.at("transformer.h.0.attn", n=0), "32 columns do not divide into 0 heads"),

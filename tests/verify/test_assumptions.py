@@ -112,8 +112,15 @@ def test_other_sentences_are_refused(sentence: str) -> None:
 
 
 def test_without_an_assumption_nothing_is_proved() -> None:
-    assert asked(*SAME["row-wise"][1:]).verdict is Verdict.CONSISTENT
-    assert asked(EIGHTH, EQUAL_ROOTS["the inverse"]).verdict is Verdict.DIFFERS
+    unknown, unequal = asked(*SAME["row-wise"][1:]), asked(EIGHTH, EQUAL_ROOTS["the inverse"])
+    assert unknown.verdict is Verdict.CONSISTENT
+    assert 'say so: assuming "tautomer_test::' in str(unknown)
+    assert unequal.verdict is Verdict.DIFFERS
+    assert 'try assuming "literals are roots", with which it is proved' in str(unequal)
+
+
+def test_no_assumption_is_advised_that_does_not_help() -> None:
+    assert "assuming" not in str(asked(EIGHTH, OTHER_ROOTS["a little more"]))
 
 
 def test_what_was_not_needed_is_not_named() -> None:

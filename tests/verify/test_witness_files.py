@@ -78,6 +78,12 @@ def test_a_replay_tells_the_same_and_is_clear_of_a_repaired_program(found: Witne
     assert str(repaired).startswith("AGREES")
 
 
+def test_a_witness_of_other_models_says_nothing_by_agreeing(found: Witness) -> None:
+    shown = replay(toy(), toy(), replace(found, subject="Other against Another"))
+    assert shown.exit_code() == 3
+    assert str(shown).startswith("AGREES: Toy against Toy, on a witness found for Other against Another")
+
+
 def test_a_region_is_replayed_too(inner: Witness, tmp_path: Path) -> None:
     assert not inner.reachable
     assert set(inner.inputs) == {"x"}
