@@ -16,6 +16,7 @@ from rewrite.errors import PassError
 from rewrite.law import Bound
 from rewrite.ops import same_shape
 from rewrite.records import FamilyRecord, Site, SplitRecord
+from rewrite.run import comes_from
 from rewrite.splice import Splicer
 from rewrite.terms import Family, axis_dims
 
@@ -58,8 +59,8 @@ class Insertion:
         self._read_as_the_module_does({*terms, *(node for image in images for node in image.values())})
         total = splicer.total(anchor, terms, (*scope, tag))
         splicer.redirect(cut, total)
-        if whole is not None:
-            splicer.rebind_claims(whole, total)
+        if not comes_from(total, cut.node):  # what reads it, and claims about that, is not computed from the old node any more
+            splicer.rebind_claims(cut.node, total)
         parts = self._name_parts()
         step = len(splicer.steps)
         if bound.law.shape == "split":

@@ -33,6 +33,20 @@ def needed(wanted: Iterable[Any], given: Collection[fx.Node] = ()) -> set[fx.Nod
     return found
 
 
+def comes_from(node: fx.Node, source: fx.Node) -> bool:
+    """True if `node` is computed from `source`; nothing before the source in the graph's order can be."""
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if node is source:
+            return True
+        if node not in seen and not node < source:
+            seen.add(node)
+            stack.extend(node.all_input_nodes)
+    return False
+
+
 def descendants(start: Iterable[fx.Node]) -> set[fx.Node]:
     """The nodes in `start` and all that are computed from them."""
     found: set[fx.Node] = set()

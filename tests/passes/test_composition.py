@@ -1,14 +1,16 @@
 """Passes in any order at any sites keep the numbers, and a decomposition of a user's own is worth as much as ours."""
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from passes import gates
-from rewrite import PassError, Terms, split
+from passes import direction, gates, neurons, norm, paths
+from rewrite import PassError, Terms, split, trace
 from tests.models import WIDTH
 from tests.passes.checking import PASSES, assert_close, assert_edit, draw, hooked, logits, mlp, proved, traced
+from verify import equivalence
 
 NAMES = st.lists(st.sampled_from(sorted(PASSES)), min_size=2, max_size=4, unique=True)
 
@@ -50,3 +52,31 @@ def test_a_split_of_ones_own(name: str) -> None:
     unit = d / d.norm()
     with hooked(model, at, output=lambda x, y: y - (y @ unit)[..., None] * unit):
         assert_edit(rewritten, {f"{at}/fire": 0.0}, model, example)
+
+
+class Mixed(nn.Module):
+    """A stream of a norm and two writes, one of them the norm of a linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.LayerNorm(6), nn.LayerNorm(6)
+        self.f, self.g, self.out = nn.Linear(6, 6), nn.Linear(6, 6, bias=False), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.first(x)
+        stream = stream + self.f(stream)
+        return self.out(stream + self.norm(self.g(stream)))
+
+
+ON_WHAT_A_CLAIM_READS = {
+    "an operand of a path": [paths.at("f -> out@in"), norm.at("first")],
+    "what a norm reads": [norm.at("norm"), neurons.at("g")],
+    "what was split": [direction.at("g", d=torch.linspace(1, 2, 6)), neurons.at("g")],
+}
+
+
+@pytest.mark.parametrize("name", ON_WHAT_A_CLAIM_READS)
+def test_claims_follow_what_is_written_anew(name: str) -> None:
+    torch.manual_seed(0)
+    report = equivalence(trace(Mixed().eval(), torch.randn(4, 6)).apply(*ON_WHAT_A_CLAIM_READS[name]), seed=0)
+    assert report.proved, str(report)

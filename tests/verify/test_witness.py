@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,9 +13,11 @@ from tests.verify.programs import normal, plain, toy, variant
 from tests.verify.toy import CORRECT
 from verify import Verdict, equivalence
 from verify.cases import given_cases, redrawn, rows_read
+from verify.equivalence import Job
 from verify.ladder import Sides
 from verify.match import match
 from verify.roles import roles_of
+from verify.runs import Setting
 from verify.witnesses.harvest import harvest
 from verify.witnesses.witness import search
 
@@ -137,3 +141,18 @@ def test_a_choice_that_is_another_one_is_a_witness() -> None:
     a, b = (plain(lambda v, w, x, s=s: ((x @ v) @ w * s).argmax(-1), normal(5, 4), normal(4, 8), normal(8, 4, seed=2)) for s in (1, -1))
     assert look(a, b) is not None
     assert look(plain(lambda x: (x > 0.25) * 1.0, normal(5, 4)), plain(lambda x: (x > 0.5) * 1.0, normal(5, 4))) is not None
+
+
+def lost_beside(k: float) -> Callable[[Tensor], Tensor]:
+    return lambda y: torch.nn.functional.layer_norm(k + (y - k), (8,), eps=1e-12)
+
+
+@pytest.mark.parametrize(("other", "parts"), [(lost_beside(1.7), False), (lambda y: lost_beside(0.3)(2 * y), True)])
+def test_what_float32_loses_and_float64_rounds_is_no_difference(other: Callable[[Tensor], Tensor], parts: bool) -> None:
+    y = 1e-12 * normal(3, 8)
+    a = plain(lost_beside(0.3), y)
+    case = given_cases(a, None)[0]
+    setting = Setting(Job.of(a, plain(other, y), [case], False, {}, {}).sides, case)
+    values = {name: value.double() for name, value in setting.values(setting.case).items()}
+    assert setting.differs(values) is not None  # float32 sees 0, so that its errors explain nothing of what float64 rounds
+    assert (setting.parts(values) is not None) == parts
