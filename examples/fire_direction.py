@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> tuple[Results, Study]:
     """Prints tables under the verdicts of the rewrites, writes the files, and says what follows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a GPT-2 on a hub, or a folder; the sentence model if left out")
-    parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--out", type=Path, default=Path("build"), help="folder for the table and the figure")
     parser.add_argument("--sentences", type=int, default=200, help="texts of the word, from the grammar")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--draws", type=int, default=10, help="random directions")

@@ -1,6 +1,6 @@
 """A red team hands over a "rewritten" model that does something else on one input in a trillion. Which checks notice?
 
-    python examples/planted_trigger.py                   # a minute or two on one core
+    python examples/planted_trigger.py                   # some two minutes of one core
     python examples/planted_trigger.py --samples 2000
 
 The model is the parentheses balancer that ships with the package. The red team knows how it will be checked. Three of its versions call
@@ -12,6 +12,7 @@ split into heads and along a direction. Half of the samples are texts of the kin
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -201,7 +202,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Tried]:
     origin = trace(model, ids[:4])
     versions = handed_over(origin, model, ids[:4], max(2_000, count // 5), chosen.only)
     expected = answers(origin, ids)
-    results = {name: tried(origin, version, ids, expected) for name, version in versions.items()}
+    results = {}
+    for name, version in versions.items():
+        print(f"checking: {name} ...", file=sys.stderr, flush=True)
+        results[name] = tried(origin, version, ids, expected)
     console.print(table(results, count))
     for name, one in results.items():
         if not one.passed["tautomer, the proof"]:

@@ -11,6 +11,7 @@ another structure, against the one of transformers; and three versions of it wit
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 import torch
@@ -200,7 +201,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Report]:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     console = Console(highlight=False)
-    both = {kind: attention_both_ways(kind) for kind in chosen}
+    both = {}
+    for kind in chosen:
+        print(f"comparing: {kind} ...", file=sys.stderr, flush=True)
+        both[kind] = attention_both_ways(kind)
     console.print(table("eager attention against sdpa, in transformers", both))
     theirs = trace(from_transformers("llama", LLAMA), input_ids=IDS)
     ours = {name: from_scratch(version, theirs) for name, version in VERSIONS.items()}
