@@ -267,7 +267,8 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
 
 
 def _same_plain(a: Concrete, b: Concrete) -> Agreement:
-    where = ~torch.isclose(a.data, b.data, rtol=0, atol=0, equal_nan=True)
+    common = torch.promote_types(a.dtype, b.dtype)
+    where = ~torch.isclose(a.data.to(common), b.data.to(common), rtol=0, atol=0, equal_nan=True)
     if a.atom is not None or b.atom is not None:
         if a.atom is None or b.atom is None:
             where = torch.ones_like(where)
