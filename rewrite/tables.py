@@ -149,8 +149,9 @@ def _claim_graph(record: Any, values: dict[str, Any], sizes: Sizes, where: str) 
 
     graph = decode_graph(record, value, where)
     derive(graph, sizes, where)
-    if len(graph.output_node().args[0]) != 2:  # type: ignore[arg-type]
-        raise bad(where, "the two sides of an equation", len(graph.output_node().args[0]))  # type: ignore[arg-type]
+    sides: Any = graph.output_node().args[0]
+    if len(sides) != 2 or not all(isinstance(side, fx.Node) and isinstance(side.meta.get("val"), Tensor) for side in sides):
+        raise bad(where, "the two sides of an equation", sides)
     return graph
 
 

@@ -17,6 +17,8 @@ from verify.field import Parts
 from verify.value import Concrete, Field, Value, either, some
 from verify.world import World
 
+WRAPPING = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64)
+
 
 class Refused(TautomerError):
     """An op has no exact meaning here: `op`, `node` and `reason` say which, where and why."""
@@ -43,6 +45,11 @@ class Arithmetic:
     def refuse(self, reason: str) -> NoReturn:
         """Raises: Refused, always."""
         raise Refused(self.op, self.node, reason)
+
+    def exact_sums(self) -> None:
+        """Refuses a result in whose type a sum may wrap, or is one of truth values."""
+        if self.out in WRAPPING or self.out == torch.bool:
+            self.refuse(f"arithmetic of {self.out}")
 
     # Entering the field
 
@@ -189,6 +196,8 @@ class Arithmetic:
         count = 1
         for d in over:
             count *= x.shape[d]
+        if not count:
+            self.refuse("the mean of nothing")
         return self.scale(self.sum(x, over, keepdim), Fraction(1, count))
 
     def matmul(self, x: Value, y: Value) -> Field:

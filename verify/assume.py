@@ -45,13 +45,15 @@ def read(sentences: Sequence[str]) -> Assumed:
     if isinstance(sentences, str):
         sentences = [sentences]
     ops: dict[Any, Kind] = {}
-    for sentence in sentences:
+    for sentence in sentences or ():
+        if not isinstance(sentence, str):
+            raise InputError(f"assuming: expected one of {FORMS}, got {sentence!r}.")
         found = re.fullmatch(r"(\w+)(?:::|\.)(\w+)(?:\.(\w+))? is (\S+)", sentence.strip())
         if sentence.strip() != ROOTS and (found is None or found[4] not in get_args(Kind)):
             raise InputError(f"assuming: expected one of {FORMS}, got {sentence!r}.")
         if found is not None:
             ops[_op(found[1], found[2], found[3] or "default")] = found[4]  # type: ignore[assignment]
-    return Assumed(ops, any(sentence.strip() == ROOTS for sentence in sentences))
+    return Assumed(ops, any(sentence.strip() == ROOTS for sentence in sentences or ()))
 
 
 def _op(library: str, name: str, overload: str) -> Any:

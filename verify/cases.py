@@ -31,7 +31,11 @@ def given_cases(program: Program, inputs: Any) -> list[Case]:
         inputs = [inputs]
     if not isinstance(inputs, Sequence) or not inputs or not all(_is_call(one) or isinstance(one, Mapping) for one in inputs):
         raise InputError(f"equivalence: expected inputs as a dict of arguments, or a list of such dicts, got {type(inputs).__name__}.")
-    return [bind(program, *one) if _is_call(one) else bind(program, (), one) for one in inputs]
+    cases = [bind(program, *one) if _is_call(one) else bind(program, (), one) for one in inputs]
+    for name, value in (item for case in cases for item in case.items()):
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            raise InputError(f"{program.leaves[name].name}: expected a dense tensor, got {value.layout}. Convert it with to_dense().")
+    return cases
 
 
 def _is_call(value: Any) -> bool:
@@ -62,7 +66,7 @@ def redrawn(program: Program, case: Case, roles: Mapping[str, Role], generator: 
             dtype = torch.complex128 if value.is_complex() else torch.float64
             drawn[node] = (torch.randn(value.shape, generator=generator, dtype=dtype) * size * scale).to(value)
         else:
-            drawn[node] = torch.randint(0, rows_read(program, node, value), value.shape, generator=generator).to(value)
+            drawn[node] = torch.randint(0, max(1, rows_read(program, node, value)), value.shape, generator=generator).to(value)
     return drawn
 
 

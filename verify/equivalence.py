@@ -70,8 +70,11 @@ def equivalence(
     for program in (a,) if b is None else (a, b):
         if not isinstance(program, Program):
             raise InputError(f"equivalence: expected programs, got {type(program).__name__}. Trace it first: trace(model, **inputs).")
-    if not isinstance(bound, float | int) or not 0 < bound < 1:
+    if not (isinstance(bound, int | float) and 0 < bound < 1):
         raise InputError(f"equivalence: expected a bound between 0 and 1, got {bound!r}. 2**-20 is the default.")
+    for name, given in (("roles", roles), ("match", match)):
+        if not isinstance(given, Mapping | None) or not all(isinstance(text, str) for text in given or ()):
+            raise InputError(f"equivalence: expected {name} as a dict of names, got {given!r}.")
     first, second = (a.origin, a) if b is None else (a, b)
     job = Job.of(first, second, given_cases(first, inputs), weights == "any", dict(roles or {}), dict(match or {}))
     job.key = secrets.token_bytes(16) if seed is None else blake2b(str(seed).encode(), digest_size=16).digest()
@@ -378,7 +381,8 @@ class Job:
 
     def _more_cases(self) -> list[Case]:
         """Other shapes, and for small models other values."""
-        if any(tensor.is_meta for tensor in self.a.tensors.values()):
+        given = [value for value in self.cases[0].values() if isinstance(value, Tensor)]
+        if any(tensor.is_meta for tensor in (*self.a.tensors.values(), *given)):
             return []
         more = other_shapes(self.a, self.cases[0])
         if sum(tensor.numel() for tensor in self.a.tensors.values()) > SMALL:

@@ -154,9 +154,9 @@ class Modular:
         return b[start:stop] if b.dim() == 1 else b[..., start:stop, :]
 
     def _by_stored_matrix(self, i: int, a: Tensor, b: Tensor) -> Tensor:
-        flat = a.reshape(-1, a.shape[-1])
+        flat = a.reshape(a.shape[:-1].numel(), a.shape[-1])
         result = torch.zeros(flat.shape[0], b.shape[1], dtype=torch.float64)
-        tall = min(self.longest[i], b.shape[0])
+        tall = max(1, min(self.longest[i], b.shape[0]))
         wide = max(1, min(b.shape[1], BLOCK // max(1, tall)))
         for top in range(0, b.shape[0], tall):
             for left in range(0, b.shape[1], wide):

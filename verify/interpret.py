@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused, nothing
+from verify.arithmetic import WRAPPING
 from verify.rules import RULES, elementwise, integers, movement, norms, ring
 from verify.rules.declared import declared
-from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped
+from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped, short, whole
 from verify.world import World
 
 __all__ = ["Refused", "evaluate", "same"]
@@ -31,10 +32,11 @@ ASSERTIONS = (
     aten._assert_async.msg,
     aten.sym_constrain_range_for_size.default,
 )
-WRAPPING = (torch.int8, torch.uint8, torch.int16, torch.int32)
 ON_BITS = (aten.add.Tensor, aten.mul.Tensor)
 MOVED = frozenset(movement.TABLE)
 ARITHMETIC = frozenset((*ring.TABLE, *norms.TABLE, *elementwise.TABLE)) - frozenset(elementwise.TRUTH)
+JOINING = ARITHMETIC | {aten.cat.default, aten.stack.default, *elementwise.CHOOSING}  # operands of several types become one
+FAILURES = (IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 READINGS = (aten.item.default, aten._local_scalar_dense.default, aten.nonzero.default, aten.is_nonzero.default)
 
 
@@ -94,7 +96,10 @@ class _Run:
         if node.op != "call_function":
             self.algebra.refuse(f"a {node.op} without a given value")
         read = lambda leaf: self.values[leaf.name] if isinstance(leaf, fx.Node) else leaf  # noqa: E731
-        return self.check(node, self._call(node.target, mapped(read, node.args), mapped(read, dict(node.kwargs))))
+        try:
+            return self.check(node, self._call(node.target, mapped(read, node.args), mapped(read, dict(node.kwargs))))
+        except FAILURES as error:  # sizes or values that a rule, or torch, does not accept
+            self.algebra.refuse(f"it fails on these sizes or values: {type(error).__name__} {str(error).strip().split(chr(10))[0][:120]}")
 
     def _call(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
         if op in (aten.sym_size.int,):
@@ -134,8 +139,12 @@ class _Run:
         """Refuses types whose arithmetic is none of numbers: complex ones, bits, and whole numbers that wrap."""
         if self.algebra.out.is_complex or any(v.dtype.is_complex for v in values):
             self.algebra.refuse("complex numbers have no place in the field")
-        if op in ARITHMETIC and (self.algebra.out in WRAPPING or (self.algebra.out == torch.bool and op not in ON_BITS)):
-            self.algebra.refuse(f"arithmetic of {self.algebra.out}")
+        if op in ARITHMETIC and not (self.algebra.out == torch.bool and op in ON_BITS):
+            self.algebra.exact_sums()
+        if whole(self.algebra.out) and any(isinstance(x, float) and not x.is_integer() for x in arguments):
+            self.algebra.refuse(f"a number that is not whole where {self.algebra.out} is made")
+        if short(self.algebra.out) and op in JOINING and any(whole(v.dtype) and _varies(v) for v in values):
+            self.algebra.refuse(f"whole numbers that become {self.algebra.out} on the way")
         narrow = [torch.iinfo(v.dtype) for v in values if v.dtype in WRAPPING]
         if any(isinstance(x, int) and not (i.min <= x <= i.max) for i in narrow for x in arguments) and op not in MOVED:
             self.algebra.refuse("a number outside the type of whole numbers that it meets")
@@ -192,6 +201,10 @@ class _Run:
             result = expression.subs(known)
             self.sizes[expression] = int(result) if result.is_number else found
         return self.sizes[expression]
+
+
+def _varies(v: Field | Concrete) -> bool:
+    return isinstance(v, Field) or v.atom is not None
 
 
 def _types(node: fx.Node) -> tuple[torch.dtype, torch.dtype]:
@@ -256,7 +269,8 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
 
 
 def _same_plain(a: Concrete, b: Concrete) -> Agreement:
-    where = ~torch.isclose(a.data, b.data, rtol=0, atol=0, equal_nan=True)
+    common = torch.promote_types(a.dtype, b.dtype)
+    where = ~torch.isclose(a.data.to(common), b.data.to(common), rtol=0, atol=0, equal_nan=True)
     if a.atom is not None or b.atom is not None:
         if a.atom is None or b.atom is None:
             where = torch.ones_like(where)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewrite.errors import InputError
 from rewrite.program import Program
 from verify.gap import Gap, gap, largest_of, ulp
 from verify.match import Matching, identity
@@ -113,6 +114,9 @@ def ladder(sides: Sides, cases: Sequence[Case], more: Sequence[Case] = (), gradi
         return replace(drift, gradients=gradient_gap(sides, cases[0]) if gradients else None)
     except CannotLift as why:
         return Drift(reason=str(why))
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:120]}"
+        raise InputError(f"equivalence: expected inputs that both programs run on, got {reason}. Give others with inputs=.") from None
 
 
 def _runs(sides: Sides, cases: Sequence[Case], more: Sequence[Case]) -> Drift:

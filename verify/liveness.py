@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -31,7 +31,7 @@ from verify.leaves import leaf_values
 from verify.match import match
 from verify.roles import roles_of
 from verify.shadow import Case
-from verify.structure import Side, at_home
+from verify.structure import Side, at_home, floating
 from verify.value import Concrete
 from verify.world import World
 
@@ -136,12 +136,18 @@ class _Checker:
     # Edits, in exact arithmetic: what is not behind an edit has the value that it has anyway
 
     def _edit(self, address: str, site: str) -> _Edit:
-        """The value at `address` times a random number, and who reads it."""
+        """Another value at `address` (any other at a site, a multiple at a member or of whole numbers), and who reads it."""
         if address != site:
             return self._member_edit(address, self.program.families[site])
         record = self.program.sites_by_address[site]
         node = self.program.nodes[record.node]
-        return _Edit(node, [user for user in node.users if reads(user, record)], self._scaled(node, torch.tensor(self.factor)))
+        return _Edit(node, [user for user in node.users if reads(user, record)], self._another(node))
+
+    def _another(self, node: fx.Node) -> Any:
+        """Any other value: a multiple of zero, or of what is normalised, would not show."""
+        if not floating(node):
+            return self._scaled(node, torch.tensor(self.factor))
+        return replace(self.world.tensor(f"edit {node.name}", self.side.shape(node.name)), dtype=node.meta["val"].dtype)
 
     def _member_edit(self, address: str, record: FamilyRecord) -> _Edit:
         coordinates, total = self.program.nodes[record.operands[record.act]], self.program.nodes[record.total]

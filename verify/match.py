@@ -119,8 +119,32 @@ def _match_inputs(a: Program, b: Program, chosen: Mapping[str, str]) -> tuple[di
         raise InputError(f"equivalence: expected the same inputs, got {list(ours)} and {list(theirs)}. Trace both with the same arguments.")
     else:
         pairs = dict(zip(ours.values(), theirs.values(), strict=True))
+    for x, y in pairs.items():
+        _check_alike(a.leaves[x].name, a.nodes[x].meta.get("val"), b.nodes[y].meta.get("val"))
     original = {b.leaves[y].name: x for x, y in pairs.items()}
     return pairs, {node: original[copies[name]] for name, node in own.items()}
+
+
+def _check_alike(name: str, ours: Any, theirs: Any) -> None:
+    """Raises: InputError for an input that is of another kind of numbers, or of another shape, in the second program."""
+    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+        alike = isinstance(ours, Tensor) == isinstance(theirs, Tensor)
+    else:
+        sizes = [(x, y) for x, y in zip(ours.shape, theirs.shape, strict=False) if isinstance(x, int) and isinstance(y, int)]
+        alike = ours.dim() == theirs.dim() and _kind(ours) == _kind(theirs) and all(x == y for x, y in sizes)
+    if not alike:
+        raise InputError(
+            f"equivalence: expected the same inputs, got {name} as {_described(ours)} and {_described(theirs)}."
+            " Trace both with the same arguments."
+        )
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
+
+
+def _described(value: Any) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_weights(a: Program, b: Program, matching: Matching) -> WeightCheck:

@@ -19,7 +19,7 @@ from verify.field import Parts
 from verify.interpret import evaluate
 from verify.oracle import Lanes
 from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped
-from verify.world import Law, World
+from verify.world import Law, Order, World
 
 
 class Real:
@@ -109,6 +109,8 @@ class RealWorld(World):
     @staticmethod
     def row_total(part: Tensor, count: Tensor, dim: int) -> Tensor:
         """The sum; beside a huge number float64 would lose the others in it, and the largest stands for each, which is a shift as well."""
+        if not part.shape[dim]:
+            return part.sum(dim, keepdim=True)
         largest = part.amax(dim, keepdim=True)
         return torch.where(part.abs().amax(dim, keepdim=True) > HUGE, largest * count, part.sum(dim, keepdim=True))
 
@@ -126,8 +128,8 @@ class RealWorld(World):
         basis = torch.eye(sizes[0], dtype=torch.float64).view(sizes[0], *shape)
         return Field((torch.stack([self.functions[name](one).double().flatten() for one in basis]),))
 
-    def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
-        at = torch.sort(self._kept_only(x.parts[0], present), dim=dim, descending=True, stable=True)[1].narrow(dim, rank, 1)
+    def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int, order: Order) -> Parts:
+        at = order.positions(self._kept_only(x.parts[0], present), dim).narrow(dim, rank, 1)
         return (torch.zeros_like(x.parts[0]).scatter(dim, at, 1.0),)
 
     def largest_row(self, x: Field, present: Tensor | None) -> Parts:

@@ -158,6 +158,16 @@ class Like:
     dtype: torch.dtype
 
 
+def whole(dtype: torch.dtype) -> bool:
+    """True for a type of whole numbers."""
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def short(dtype: torch.dtype) -> bool:
+    """True for a float type that does not hold the whole numbers one meets."""
+    return dtype.is_floating_point and torch.finfo(dtype).bits < 32
+
+
 Value = Any  # Field | Concrete | Choice, a python number, or a tuple or list of these
 
 

@@ -48,6 +48,14 @@ class Tally:
             list_.append(text)
 
 
+@dataclass(frozen=True)
+class Order:
+    """An order of a row's elements: its name, which tells how ties are broken, and the positions in it, given a row and its dim."""
+
+    name: str
+    positions: Callable[[Tensor, int], Tensor]
+
+
 CHOICES = 1 << 14  # primes to draw from: whoever writes numbers into a program cannot hit them all
 
 
@@ -171,14 +179,16 @@ class World:
         """A random matrix for the linear op `name` on tensors of this shape. Shapes: `sizes`."""
         return self.tensor(f"matrix of {name} on {tuple(shape)}", sizes)
 
-    def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int) -> Parts:
-        """A random function of (the row in its order, place, rank), rank 0 the largest; -1 the smallest. Shapes: as `x`."""
+    def rank_row(self, x: Field, present: Tensor | None, dim: int, rank: int, order: Order) -> Parts:
+        """A random function of (the row in its order, place, rank, the name of the order). Shapes: as `x`."""
         self.tally.call("rank", x.parts[0].numel(), x.degree.total)
         place = torch.arange(x.shape[dim]).view([-1 if d == dim else 1 for d in range(len(x.shape))])
         own = self.oracles.absorb("rank", self.oracles.state("rank", x.parts), self.oracles.integers("rank", place))
         row = tuple((word if present is None else word * present).sum(dim, keepdim=True) for word in own)
         here = x.parts[0].new_ones(x.shape, dtype=torch.bool) if present is None else present
-        return self.oracles.draw(f"rank {rank}", self.oracles.absorb("rank row", own, row, self.oracles.integers("rank", here)))
+        return self.oracles.draw(
+            f"rank {rank} {order.name}", self.oracles.absorb("rank row", own, row, self.oracles.integers("rank", here))
+        )
 
     def largest_row(self, x: Field, present: Tensor | None) -> Parts:
         """A random function of the set of values along the last dim: repeated ones count once. Shapes: `x` less its last dim."""

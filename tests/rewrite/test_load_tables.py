@@ -91,6 +91,8 @@ TABLES: dict[str, Change] = {
     "a claim that reads nothing there is": (lambda r: r["program"]["claims"][0].update(reads=["nobody"]), "terms that exist"),
     "a claim with other bindings": (lambda r: r["program"]["claims"][0]["bindings"].update(more=["node", "x"]), "values of the shapes"),
     "a claim graph for nobody": (lambda r: r["program"]["claim_graphs"].append(r["program"]["claim_graphs"][0]), "that a claim speaks of"),
+    "a claim of a word": (lambda r: r["program"]["claim_graphs"][0]["outputs"].__setitem__(0, "x"), "the two sides of an equation"),
+    "a claim of a number": (lambda r: r["program"]["claim_graphs"][0]["outputs"].__setitem__(1, 0), "the two sides of an equation"),
     "a claim of one side": (lambda r: r["program"]["claim_graphs"][0]["outputs"].pop(), "the two sides of an equation"),
 }
 

@@ -122,3 +122,14 @@ def _make_the_rest_read_the_edited_term(program):
     rest.args = (rest.args[0], term)
     assert twin is not None
     return replace(program, sites_by_address={**program.sites_by_address, address: replace(site, scope=None)})
+
+
+@split
+def zero(y: Tensor) -> Terms:
+    """Nothing, and all the rest."""
+    return Terms(y * 0, rest=y * 1)
+
+
+def test_a_term_that_is_zero_for_all_inputs_is_alive(program) -> None:
+    found = liveness(program.apply(zero.at("transformer.h.0.mlp")), ["transformer.h.0.mlp/zero"], seed=0)
+    assert found[0].alive, "an edit there reaches the output"

@@ -133,9 +133,8 @@ def _equal_tags(a: Algebra, x: Field, y: Field) -> Concrete:
     whole = lambda m, v: torch.zeros(v.shape, dtype=torch.bool) if m is None else m  # noqa: E731
     alike = torch.stack([s == t for s, t in zip(x.parts, y.parts, strict=True)]).all(0)  # smallest numbers of several types are several
     both = [whole(x.hard, x) & whole(y.hard, y), whole(x.soft, x) & whole(y.soft, y) & alike]
-    neither = ~(whole(x.hard, x) | whole(x.soft, x)) & ~(whole(y.hard, y) | whole(y.soft, y))
-    if bool(neither.any()):
-        a.refuse("ordinary numbers compared beside -inf")
+    if not bool((whole(x.hard, x) | whole(y.hard, y) | (whole(x.soft, x) & whole(y.soft, y))).all()):
+        a.refuse("ordinary numbers compared beside -inf, or with a smallest finite number, which they may be")
     return Concrete(both[0] | both[1])
 
 

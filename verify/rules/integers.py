@@ -7,7 +7,7 @@ equality a random symmetric function of the two atoms, x > y a random function o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from verify.algebra import Algebra, Refused
 from verify.oracle import Lanes
 from verify.rules import RULES
 from verify.rules.movement import LIKES, MOVERS, SAME, SHAPES, holds
-from verify.value import Concrete, Field, Value, flat, mapped
+from verify.value import Concrete, Field, Value, flat, mapped, short, whole
 
 aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME, aten.detach.default))
@@ -30,7 +30,7 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     data = op(*_data(args), **_data(kwargs))
     if not isinstance(data, Tensor):
         return _several(a, op, args, kwargs, data)
-    if op in MOVED or (op in READ_AT and _plain_positions(args)):
+    if (op in MOVED and not _rounded(data, args)) or (op in READ_AT and _plain_positions(args)):
         return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
     if op in LIKES:
         return Concrete(data)
@@ -50,9 +50,13 @@ def _extreme(a: Algebra, data: Tensor) -> bool:
     return bool(data.isinf().any()) or any(bool((data == low).any()) for low in a.world.lowest(data.dtype))
 
 
+def _rounded(data: Tensor, args: Sequence[Any]) -> bool:
+    """True if whole numbers became ones of a short float type on the way."""
+    return short(data.dtype) and any(isinstance(v, Concrete) and whole(v.dtype) for v in flat(args))
+
+
 def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
-    numbers = not dtype.is_floating_point and torch.bool not in (dtype, other)
-    return numbers and not dtype.is_complex and holds(dtype, other)
+    return whole(dtype) and whole(other) and holds(dtype, other)
 
 
 def _plain_positions(args: tuple[Any, ...]) -> bool:
@@ -72,8 +76,9 @@ def atoms(a: Algebra, x: Concrete) -> Lanes:
     """The atom of plain data: its content, where it does not depend on ids."""
     if x.atom is not None:
         return x.atom
-    bits = x.data.double().view(torch.int64) if x.data.dtype.is_floating_point else x.data
-    return a.world.oracles.integers("content", bits)
+    if x.data.dtype.is_floating_point:
+        return a.world.oracles.integers("content of floats", x.data.double().view(torch.int64))
+    return a.world.oracles.integers("content", x.data)
 
 
 def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
@@ -123,7 +128,11 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if op in COMPARISONS:
         return COMPARISONS[op](a, *args)
     values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
-    if op not in RULES or not (data.dtype.is_floating_point or any(v.shadow is not None for v in values)):
+    if (
+        op not in RULES
+        or (op not in WIDENED and _rounded(data, args))
+        or not (data.dtype.is_floating_point or any(v.shadow is not None for v in values))
+    ):
         return None
     try:
         out = RULES[op](a, *args, **kwargs)

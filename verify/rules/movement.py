@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verify.algebra import Algebra, nothing
 from verify.rules.table import Rule, Table
-from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped, some
+from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped, short, some, whole
 
 aten = torch.ops.aten
 
@@ -103,7 +103,7 @@ def cast(a: Algebra, x: Value, dtype: torch.dtype | None = None, *_: Any, **__: 
         return a.refuse("complex numbers have no place in the field")
     if not dtype.is_floating_point:
         return _whole(a, x, dtype)
-    if not x.dtype.is_floating_point and x.dtype != torch.bool and torch.finfo(dtype).bits < 32:
+    if whole(x.dtype) and short(dtype):
         return replace(a.oracle(f"rounded {dtype}", x), dtype=dtype)
     if x.dtype.is_floating_point and torch.finfo(dtype).bits < torch.finfo(x.dtype).bits:
         a.world.tally.note(a.world.tally.narrowings, a.node)
@@ -196,7 +196,7 @@ SHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, at
 
 SAME = (
     aten.clone.default, aten.alias.default, aten.contiguous.default, aten.lift_fresh_copy.default,
-    aten.lift_fresh.default, aten.positive.default, aten.to.device, aten.to.dtype_layout,
+    aten.lift_fresh.default, aten.positive.default,
 )  # fmt: skip
 
 LIKES = (
@@ -216,6 +216,7 @@ TABLE: Table = {
     aten.to.dtype: cast,
     aten._to_copy.default: to_copy,
     aten.to.dtype_layout: to_copy,
+    aten.to.device: lambda a, x, device, dtype, *_, **__: cast(a, x, dtype),
     aten.type_as.default: lambda a, x, y: cast(a, x, y.dtype),
     aten.expand_as.default: lambda a, x, y: moved(a, lambda t: t.expand(y.shape), x),
     aten.view_as.default: lambda a, x, y: viewed(a, x, y.shape),

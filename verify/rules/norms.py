@@ -56,7 +56,7 @@ def group_norm(a: Algebra, x: Value, groups: int, weight: Value = None, bias: Va
     """Each group of channels standardised by itself."""
     x = a.field(x)
     shape = x.shape
-    split = x.each(lambda t: t.reshape(shape[0], groups, -1))
+    split = x.each(lambda t: t.reshape(shape[0], groups, shape[1:].numel() // groups))
     out = standard(a, split, (2,), eps)[0].each(lambda t: t.reshape(shape))
     return affine(a, out, *(_channels(a, v, len(shape)) for v in (weight, bias)))
 

@@ -65,6 +65,8 @@ def mean_pool(count: int) -> Any:
         a: Algebra, x: Value, kernel: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, include: bool = True,
         divisor: int | None = None,
     ) -> Field:  # fmt: skip
+        if not a.out.is_floating_point:
+            a.refuse("a mean of whole numbers that is one")
         pads = several(padding, count)
         if ceil_mode or divisor is not None or (any(pads) and not include):
             a.refuse("windows of several sizes")

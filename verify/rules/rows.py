@@ -99,7 +99,8 @@ def logsumexp(a: Algebra, x: Value, dims: Any, keepdim: bool = False) -> Field:
 def lines(x: Field, dims: Sequence[int]) -> tuple[Field, list[int]]:
     """`x` with `dims` flattened into one last dim, and the shape that a result has which keeps them at size 1."""
     kept = [d for d in range(len(x.shape)) if d not in dims]
-    lined = x.each(lambda t: t.permute([*kept, *dims]).reshape([*(t.shape[d] for d in kept), -1]))
+    length = math.prod(x.shape[d] for d in dims)
+    lined = x.each(lambda t: t.permute([*kept, *dims]).reshape([*(t.shape[d] for d in kept), length]))
     return lined, [1 if d in dims else n for d, n in enumerate(x.shape)]
 
 

@@ -2,8 +2,8 @@
 
 A table W read by an id is sum_k w_k(id) W_k with random weights of sum one: linear in the one-hot vector, so what holds for all
 weights holds for every id, and every row is exercised. topk and argmax likewise choose by weights that are random functions of
-(the row in its order, place, rank), since ties are told by position; values are the weighted sums, so a value equals what its
-position gathers.
+(the row in its order, place, rank), since ties are told by position, and by each op in a way of its own: only argmax and stable sorts
+agree on them. Values are the weighted sums, so a value equals what its position gathers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from verify.rules.movement import moved
 from verify.rules.rows import lines, normalised, presence
 from verify.rules.table import Table, axes
 from verify.value import Choice, Concrete, Field, Value, is_value
+from verify.world import Order
 
 aten = torch.ops.aten
 
@@ -60,9 +61,14 @@ def plain(a: Algebra, index: Value) -> Any:
     return index.data if is_value(index) else index
 
 
-def embedding(a: Algebra, table: Value, ids: Value, *_: Any) -> Field:
-    """Rows of a table."""
+def embedding(a: Algebra, table: Value, ids: Value, padding: int = -1, by_frequency: bool = False, *_: Any) -> Field:
+    """Rows of a table, of which the one of padding does not move."""
     table = a.field(table)
+    if table.tangent is not None and by_frequency:
+        a.refuse("a derivative divided by how often an id occurs")
+    if table.tangent is not None and padding >= 0:
+        moving = torch.arange(table.shape[0]) != padding
+        table = table.moving(a.kept(table.tangent, moving.unsqueeze(-1)))
     return rows_at(a, table, ids, 0) if soft(ids) else table.each(lambda t: t[plain(a, ids)])
 
 
@@ -80,7 +86,15 @@ def index_select(a: Algebra, x: Value, dim: int, at: Value) -> Value:
     """Slices of x along dim."""
     x = a.field(x)
     dim %= len(x.shape)
+    at = at if at.shape else _in_a_row(a, at)
     return rows_at(a, x, at, dim) if soft(at) else x.each(lambda t: t.index_select(dim, plain(a, at)))
+
+
+def _in_a_row(a: Algebra, at: Concrete | Choice) -> Value:
+    """One position as a row of one."""
+    if isinstance(at, Choice):
+        return moved(a, lambda t: t.reshape(1), at)
+    return Concrete(at.data.reshape(1), at.atom and tuple(word.reshape(1) for word in at.atom))
 
 
 def gather(a: Algebra, x: Value, dim: int, at: Value, **_: Any) -> Field:
@@ -122,6 +136,7 @@ def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, acc
     """x with values written at plain positions."""
     data = [None if i is None else plain(a, i) for i in indices]
     if accumulate:
+        a.exact_sums()
         x, values = a.plain(x), a.plain(values)
         put = moved(a, lambda t, v: aten.index_put(t.double(), data, v.double(), True), x, values)
         return summed(a, put, values.parts[0].numel() + 1, x.dtype)
@@ -130,6 +145,7 @@ def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, acc
 
 def index_add(a: Algebra, x: Value, dim: int, at: Value, source: Value, *, alpha: float = 1) -> Field:
     """x with slices of source added at plain positions."""
+    a.exact_sums()
     x, source = a.plain(x), a.scale(a.plain(source), alpha)
     put = moved(a, lambda t, s: t.double().index_add(dim, plain(a, at), s.double()), x, source)
     return summed(a, put, source.shape[dim] + 1, x.dtype)
@@ -141,30 +157,39 @@ def summed(a: Algebra, x: Field, length: int, dtype: torch.dtype) -> Field:
     return a.linear(x, lambda v: Field(tidy(v), v.degree.summed(length), None, None, v.undefined, dtype))
 
 
-def rank_weights(a: Algebra, x: Field, dim: int, rank: int) -> Field:
-    """The weights that choose the element of one rank (0 the largest) along dim. Shapes: as `x`."""
+def in_order(descending: bool) -> Order:
+    """The order in which equal elements stay as they were: that of stable sorts, and of argmax and argmin, which take the first."""
+    return Order(f"stable {descending}", lambda t, dim: t.sort(stable=True, dim=dim, descending=descending)[1])
+
+
+def rank_weights(a: Algebra, x: Field, dim: int, rank: int, order: Order) -> Field:
+    """The weights that choose the element of one rank in an order along dim. Shapes: as `x`."""
     present, uniform, nothing = presence(x, dim)
     if uniform is not None or nothing is not None:
         a.refuse("a choice among masked elements only")
     clean = a.kept(a.steady(x), present)
-    drawn = a.masked(a.world.rank_row(clean, present, dim, rank), present)
+    drawn = a.masked(a.world.rank_row(clean, present, dim, rank, order), present)
     count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
     return Field(normalised(a, drawn, present, count, dim), FREE, None, None, x.undefined, x.dtype)
 
 
 def topk(a: Algebra, x: Value, k: int, dim: int = -1, largest: bool = True, ordered: bool = True) -> tuple[Field, Choice]:
-    """The k largest elements along dim and their positions."""
+    """The k largest (or smallest) elements along dim and their positions. Which of equal ones depends on all that torch is told."""
+    order = Order(f"topk {k} {largest} {ordered}", lambda t, dim: t.topk(k, dim, largest, ordered)[1])
+    return ranked(a, x, k, dim, largest, order)
+
+
+def ranked(a: Algebra, x: Value, k: int, dim: int, largest: bool, order: Order) -> tuple[Field, Choice]:
+    """The first k elements along dim in an order, and their positions."""
     x = a.field(x)
     if not x.shape:
-        values, at = topk(a, x.each(lambda t: t.reshape(1)), k)
+        values, at = ranked(a, x.each(lambda t: t.reshape(1)), k, 0, largest, order)
         return values.each(lambda t: t.reshape(())), Choice(at.weights.each(lambda t: t.reshape(1)))
     dim %= len(x.shape)
-    size = x.shape[dim]
     present, _, _ = presence(x, dim)
     if present is not None and (not largest or int(present.sum(dim).min()) < k):
         a.refuse("a choice that may fall on masked elements")
-    ranks = range(k) if largest else range(size - 1, size - 1 - k, -1)
-    stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank).each(lambda t: t.movedim(dim, -1)) for rank in ranks], -2)
+    stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank, order).each(lambda t: t.movedim(dim, -1)) for rank in range(k)], -2)
     finite = replace(x, hard=None, soft=None)  # masked elements have weight zero
     values = a.matmul(stacked, finite.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))).each(lambda t: t.squeeze(-1).movedim(-1, dim))
     return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)), distinct=dim)
@@ -172,18 +197,19 @@ def topk(a: Algebra, x: Value, k: int, dim: int = -1, largest: bool = True, orde
 
 def sort(a: Algebra, x: Value, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Field, Choice]:
     """All elements along dim in order, and their positions."""
-    return topk(a, x, x.shape[dim] if x.shape else 1, dim, largest=descending)
+    order = Order(f"sort {descending}", lambda t, dim: t.sort(dim=dim, descending=descending)[1])
+    return ranked(a, x, x.shape[dim] if x.shape else 1, dim, descending, order)
 
 
 def stable_sort(a: Algebra, x: Value, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Field, Choice]:
-    """aten.sort.stable."""
-    return sort(a, x, dim, descending)
+    """aten.sort.stable, which need not be stable."""
+    return ranked(a, x, x.shape[dim] if x.shape else 1, dim, descending, in_order(descending)) if stable else sort(a, x, dim, descending)
 
 
 def extreme(a: Algebra, x: Value, dim: int, keepdim: bool, largest: bool) -> tuple[Field, Choice]:
     """The largest (or smallest) element along dim and its position."""
     x = a.field(x)
-    values, at = topk(a, x, 1, dim, largest)
+    values, at = ranked(a, x, 1, dim, largest, in_order(largest))
     if not x.shape:
         return values, at
     dim %= len(x.shape)

@@ -12,7 +12,7 @@ Table = dict[Any, Rule]  # aten overload -> rule
 
 
 def axes(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """The dimensions as non-negative numbers; all of them for None or an empty list."""
-    if dims is None or (not isinstance(dims, int) and not len(dims)):
+    """The dimensions as non-negative numbers; all of them for None or an empty list, none of a number without any."""
+    if not rank or dims is None or (not isinstance(dims, int) and not len(dims)):
         return tuple(range(rank))
-    return tuple(d % max(1, rank) for d in ((dims,) if isinstance(dims, int) else dims))
+    return tuple(d % rank for d in ((dims,) if isinstance(dims, int) else dims))

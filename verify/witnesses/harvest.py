@@ -86,7 +86,7 @@ def rows_apart(sides: Sides) -> list[int]:
         ours, theirs = sides.a.tensors[x], sides.override.get(y, sides.b.tensors[y])
         if ours is theirs or ours.shape != theirs.shape or ours.dim() not in (1, 2):
             continue
-        rows = (ours != theirs).reshape(ours.shape[0], -1).any(1)
+        rows = (ours != theirs).flatten(1).any(1) if ours.dim() == 2 else ours != theirs
         if int(rows.sum()) * 2 <= rows.numel():
             found.update(dict.fromkeys(rows.nonzero().flatten()[:MOST_IDS].tolist()))
     return list(found)[:MOST_IDS]
