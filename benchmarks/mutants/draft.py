@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from rewrite.records import Leaf, LeafKind
 from rewrite.run import needed
 
 aten = torch.ops.aten
+logging.getLogger("torch._subclasses.fake_tensor").disabled = True  # edits that do not fit are tried and dropped
 
 
 @dataclass
