@@ -63,11 +63,7 @@ PEERS = {
         "auto_circuit",
         "zeros on all edges from a target; needs a TransformerLens before 3",
         ("auto-circuit", "transformer-lens"),
-        (
-            "auto-circuit",
-            "transformer-lens<3",
-            "pyarrow<20",
-        ),  # it imports what 3 removed; 2 needs NumPy 1, and that an older pyarrow
+        ("auto-circuit", "transformer-lens<3", "pyarrow<20"),  # it imports what 3 removed; 2 needs NumPy 1, so an older pyarrow
     ),
 }
 
