@@ -131,5 +131,6 @@ def check_alive(program: Program, targets: Sequence[Target], seed: int) -> None:
     parts = {part.edited: part for target in reversed(targets) for part in reversed(target.parts)}
     known = _alive.setdefault(program, set())
     asked = [address for address in dict.fromkeys(_asked(part) for part in parts.values()) if address not in known]
-    raise_unless_alive(liveness(program, asked, seed=seed))
-    known.update(asked)
+    if asked:
+        raise_unless_alive(liveness(program, asked, seed=seed))
+        known.update(asked)

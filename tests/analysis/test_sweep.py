@@ -82,6 +82,14 @@ def test_shared_work_is_done_once_and_targets_run_side_by_side() -> None:
     assert last.calls == whole + 1  # nothing but the unembedding comes after the last MLP
 
 
+def test_a_second_sweep_neither_proves_nor_asks_for_liveness_again(monkeypatch) -> None:
+    _, example, program = ready("gpt2")
+    sweep(program, [HEADS, MLPS], data(example), logit)
+    for module, name in (("analysis.standing", "equivalence"), ("analysis.ablation.targets", "liveness")):
+        monkeypatch.setattr(sys.modules[module], name, lambda *args, **kwargs: pytest.fail("asked again"))
+    sweep(program, [HEADS, MLPS], data(example), logit)
+
+
 def test_only_positions_that_are_read_are_unembedded() -> None:
     _, example, program = ready("gpt2")
     batches = data(example, 1)
