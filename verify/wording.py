@@ -76,7 +76,7 @@ def theory(made: Sequence[Composition]) -> tuple[str, ...]:
 
 def way_out(refused: str) -> str:
     """What can be done about an op without a rule."""
-    found = re.match(r"(\w+)\.(\w+)\.\w+ at .*: it has no rule$", refused)
+    found = re.match(r"(?!aten\b)(\w+)\.(\w+)\.\w+ at .*: it has no rule$", refused)
     return f'; if it is elementwise, row-wise or linear, say so: assuming "{found[1]}::{found[2]} is elementwise"' if found else ""
 
 

@@ -31,6 +31,17 @@ EQUAL = {
         lambda x, y: x * (0.1 + 0.2 - 2.0**-54 * 1) if 0.1 + 0.2 == 0.3 else 0.2 * x + 0.1 * x,
     ),
     "silu is x sigmoid x": (lambda x, y: F.silu(x), lambda x, y: x * torch.sigmoid(x)),
+    "celu written out": (lambda x, y: F.celu(x, 1.5), lambda x, y: torch.where(x > 0, x, 1.5 * (torch.exp(x / 1.5) - 1))),
+    "selu is a scaled elu": (lambda x, y: F.selu(x), lambda x, y: 1.0507009873554805 * F.elu(x, 1.6732632423543772)),
+    "glu written out": (lambda x, y: F.glu(x, -1), lambda x, y: x[:, :2] * torch.sigmoid(x[:, 2:])),
+    "glu along the first axis": (lambda x, y: F.glu(x.T, 0), lambda x, y: F.glu(x, 1).T),
+    "squared error": (lambda x, y: F.mse_loss(x, y), lambda x, y: ((x - y) ** 2).sum() / 12),
+    "absolute error": (lambda x, y: F.l1_loss(x, y, reduction="sum"), lambda x, y: (y - x).abs().sum()),
+    "pixels moved there and back": (
+        lambda x, y: F.pixel_shuffle(F.pixel_unshuffle(x[:, None, :2, None].expand(3, 1, 2, 2), 2), 2),
+        lambda x, y: x[:, None, :2, None].expand(3, 1, 2, 2),
+    ),
+    "values made as wide as others": (lambda x, y: torch.broadcast_tensors(x, y[:1])[1], lambda x, y: y[:1].expand(3, 4)),
     "sigmoid of -x": (lambda x, y: torch.sigmoid(-x), lambda x, y: 1 - torch.sigmoid(x)),
     "tanh by sigmoid": (lambda x, y: torch.tanh(x), lambda x, y: 2 * torch.sigmoid(2 * x) - 1),
     "gelu written out": (lambda x, y: F.gelu(x), lambda x, y: 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))),
@@ -68,6 +79,10 @@ EQUAL = {
 
 UNEQUAL = {
     "one literal": (lambda x, y: 0.5 * x, lambda x, y: (0.5 + 2.0**-40) * x),
+    "another alpha": (lambda x, y: F.celu(x, 1.5), lambda x, y: F.celu(x, 1.25)),
+    "selu for elu": (lambda x, y: F.selu(x), lambda x, y: F.elu(x)),
+    "the halves of a glu": (lambda x, y: F.glu(x, -1), lambda x, y: F.glu(x.flip(-1), -1)),
+    "mean for sum": (lambda x, y: F.mse_loss(x, y), lambda x, y: F.mse_loss(x, y, reduction="sum")),
     "the two gelus": (lambda x, y: F.gelu(x), lambda x, y: F.gelu(x, approximate="tanh")),
     "gelu as a silu": (lambda x, y: F.gelu(x), lambda x, y: x * torch.sigmoid(1.702 * x)),
     "twice a gelu": (lambda x, y: 2 * F.gelu(x), lambda x, y: F.silu(2 * x)),

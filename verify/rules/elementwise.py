@@ -16,6 +16,7 @@ import torch
 
 from verify.algebra import Algebra
 from verify.rules.exponents import log, remembered
+from verify.rules.movement import moved
 from verify.rules.ring import product
 from verify.rules.table import Rule, Table
 from verify.value import Concrete, Field, Value, either
@@ -96,6 +97,21 @@ def elu(a: Algebra, x: Value, alpha: float = 1, scale: float = 1, input_scale: f
     """x above zero, alpha (exp x - 1) below, scaled."""
     below = a.scale(a.sub(a.oracle("exp", a.scale(a.plain(x), input_scale)), 1), alpha)
     return a.scale(a.where(a.above(x, 0), x, below), scale)
+
+
+def glu(a: Algebra, x: Value, dim: int = -1) -> Field:
+    """The first half along a dim times the sigmoid of the second."""
+    first, second = (moved(a, lambda t, i=i: t.chunk(2, dim)[i], x) for i in range(2))
+    return a.mul(first, sigmoid(a, second))
+
+
+def reduced(a: Algebra, x: Field, reduction: int) -> Field:
+    """A loss of every element as it is (0), its mean (1) or its sum (2)."""
+    over = list(range(len(x.shape)))
+    return x if reduction == 0 else a.mean(x, over, False) if reduction == 1 else a.sum(x, over, False)
+
+
+SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as torch has them
 
 
 def hard_sigmoid(a: Algebra, x: Value) -> Field:
@@ -260,6 +276,11 @@ TABLE: Table = {
     aten.hardswish.default: lambda a, x: a.mul(x, hard_sigmoid(a, x)),
     aten.leaky_relu.default: leaky,
     aten.elu.default: elu,
+    aten.celu.default: lambda a, x, alpha=1: elu(a, x, alpha, 1, Fraction(1) / Fraction(alpha)),
+    aten.glu.default: glu,
+    aten.mse_loss.default: lambda a, x, y, reduction=1: reduced(a, a.mul(a.sub(x, y), a.sub(x, y)), reduction),
+    aten.l1_loss.default: lambda a, x, y, reduction=1: reduced(a, a.magnitude(a.sub(x, y)), reduction),
+    aten.selu.default: lambda a, x: elu(a, x, *SELU),
     aten.threshold.default: lambda a, x, at, value: a.where(a.above(x, at), x, value),
     aten.abs.default: lambda a, x: a.magnitude(x),
     aten.sign.default: lambda a, x: a.sign(x),

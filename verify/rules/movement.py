@@ -189,7 +189,8 @@ MOVERS = (
     aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, aten.cat.default, aten.stack.default, aten.repeat.default,
     aten.repeat_interleave.self_int, aten.tril.default, aten.triu.default, aten.roll.default, aten.flip.default, aten.diagonal.default,
     aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default, aten.unfold.default,
-    aten.pixel_shuffle.default, aten.diag_embed.default, aten.tile.default, aten.swapaxes.default,
+    aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.diag_embed.default, aten.tile.default, aten.swapaxes.default,
+    aten.broadcast_tensors.default,
 )  # fmt: skip
 
 SHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten._reshape_alias.default)
