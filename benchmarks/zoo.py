@@ -27,7 +27,7 @@ from benchmarks.architectures import SEED, ZOO, Make, prepared
 from benchmarks.core import core_program
 from benchmarks.ops import ops_table
 from passes import direction, heads, surrogate
-from rewrite import Program, TautomerError, trace
+from rewrite import Program, SiteError, TautomerError, trace
 from verify import Report, Verdict, equivalence
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -78,12 +78,14 @@ def rewritten(program: Program) -> Program:
 def small_map(program: Program, address: str) -> nn.Module:
     """A random affine map from what a module reads to what it gives.
 
-    Raises: SiteError for a module whose input is not tapped.
+    Raises: SiteError for a module whose input is not tapped, or holds no floats.
     """
     program.select(f"{address}@in")
-    shapes = [program.nodes[program.sites_by_address[a].node].meta["val"].shape[-1] for a in (f"{address}@in", address)]
+    read, written = (program.nodes[program.sites_by_address[a].node].meta["val"] for a in (f"{address}@in", address))
+    if not read.is_floating_point():
+        raise SiteError(f"{address}@in: expected floats to map, got {read.dtype}.")
     torch.manual_seed(SEED)
-    return nn.Linear(*map(int, shapes)).eval()
+    return nn.Linear(int(read.shape[-1]), int(written.shape[-1])).eval()
 
 
 def said(report: Report) -> str:
