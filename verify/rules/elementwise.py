@@ -93,7 +93,7 @@ def leaky(a: Algebra, x: Value, slope: float = 0.01) -> Field:
     return a.add(a.scale(a.plain(x), slope), a.scale(a.positive(x), 1 - Fraction(slope)))
 
 
-def elu(a: Algebra, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Field:
+def elu(a: Algebra, x: Value, alpha: float = 1, scale: float = 1, input_scale: float | Fraction = 1) -> Field:
     """x above zero, alpha (exp x - 1) below, scaled."""
     below = a.scale(a.sub(a.oracle("exp", a.scale(a.plain(x), input_scale)), 1), alpha)
     return a.scale(a.where(a.above(x, 0), x, below), scale)
