@@ -443,7 +443,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "one end": ({"c": "ln_f@in", "d": "ln_f@in"}, r"expected paths that do not overlap"),
     "the order": (
         {"c": "mlp ~> attn@in ~> ln_f@in"},
-        r"expected a way ~> from mlp to attn@in, got none\. Stops are named from upstream on",
+        r"expected a way ~> from mlp to attn@in, got none\. attn@in is not downstream of it: stops are named from upstream on",
     ),
     "not direct": ({"c": "attn@in -> ln_f@in"}, r"expected a way -> from attn@in to ln_f@in, got none\. Go on with ~>, or open it"),
     "cut off": ({"c": "attn ~> mlp@in !attn ~> ln_f@in"}, r"to mlp@in clear of attn, got none"),
