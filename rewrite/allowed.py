@@ -69,7 +69,7 @@ def op(name: str) -> Any:
     namespace, _, rest = name[:100].partition(".")
     base, _, overload = rest.partition(".")
     if namespace != "aten" and hasattr(torch.ops, namespace) and hasattr(getattr(torch.ops, namespace), base):
-        raise FileError(f"op {name[:100]!r}: expected an op of ATen, got one of {namespace}: programs with those are not saved. Trace anew.")
+        raise FileError(f"op {name[:100]!r}: expected an op of ATen, got one of {namespace}: such programs are not saved. Trace anew.")
     if namespace != "aten" or base not in ATEN:
         raise FileError(f"op {name[:100]!r}: expected an op of the allow-list, got one outside it.{nearest(base, ATEN)}")
     packet = getattr(torch.ops.aten, base, None)
