@@ -169,17 +169,28 @@ class Composition:
         """What is found for a pair, with fewer and fewer cuts if `widen`."""
         if self.progress:
             self.progress(pair.name)
-        region = first = self._compare(pair, self.cuts, signs=widen)
-        for cuts in self._fewer() if widen and not region.proved and region.decision.refused is None else ():
+        apart = self._apart(pair)
+        region = first = self._compare(pair, apart, signs=widen)
+        for cuts in self._fewer(apart) if widen and not region.proved and region.decision.refused is None else ():
             region = self._compare(pair, cuts)
             if region.proved:
                 return region
         return region if region.proved else first
 
-    def _fewer(self) -> Iterator[Sequence[Cut]]:
+    def _apart(self, pair: Pair) -> Sequence[Cut]:
+        """The cuts, but for one at one end of the pair that the other end is not computed from: a fresh value there equals nothing."""
+        at_a = {self.a.representative[cut.pair.a]: cut.place for cut in self.cuts}
+        at_b = {self.b.representative[cut.pair.b]: cut.place for cut in self.cuts}
+        x, y = self.a.representative[pair.a], self.b.representative[pair.b]
+        read_a = {at_a[node.name] for node in self.a.region(x, at_a) if node.name in at_a}
+        read_b = {at_b[node.name] for node in self.b.region(y, at_b) if node.name in at_b}
+        vain = {at_a.get(x), at_b.get(y)} - {None} - (read_a & read_b)
+        return [cut for cut in self.cuts if cut.place not in vain] if vain else self.cuts
+
+    def _fewer(self, given: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
         """Smaller and smaller sets of cuts: a region that is unequal may lean on a relation that a cut forgot."""
-        writes = [cut for cut in self.cuts if not cut.pair.stream]
-        if len(writes) < len(self.cuts):
+        writes = [cut for cut in given if not cut.pair.stream]
+        if len(writes) < len(given):
             yield writes
         dropped = 0
         while dropped < len(writes):
