@@ -134,6 +134,8 @@ def test_a_member_on_the_way_by_hand(mode: str) -> None:
                 register = module.register_forward_pre_hook if name.endswith("@in") else module.register_forward_hook
                 stack.callback(register(hook).remove)
             metric(model(**clean[0]), None).sum().backward()
+        assert at.grad is not None
+        assert delta.grad is not None
         slopes = {f"{HEAD}[1]": (shift * at.grad)[..., 8:16], f"{HEAD}[2]": (shift * at.grad)[..., 16:24]}
         slopes[mlp] = (there * written[1] - written[0]) * delta.grad
         wanted = {name: total + slopes[name].sum((1, 2)) / 3 for name, total in wanted.items()}
