@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rewrite import InputError, Program
+from rewrite.call import bind
 
 Batch = Mapping[str, Any]
 Metric = Callable[[Any, Batch], Tensor]  # (output, batch) -> [example]
@@ -19,6 +20,8 @@ def batches(program: Program, data: Iterable[Batch] | Batch, where: str) -> list
 
     Raises: InputError for no data, batches that are no dicts, or that lack an argument of the program.
     """
+    if not isinstance(data, Iterable):
+        raise InputError(f"{where}: expected batches, got {type(data).__name__}. Data is an iterable of dicts of the program's arguments.")
     listed: list[Any] = [data] if isinstance(data, Mapping) else list(data)
     if not listed:
         raise InputError(f"{where}: expected at least one batch, got none. Data is an iterable of dicts of the program's arguments.")
@@ -33,6 +36,12 @@ def batches(program: Program, data: Iterable[Batch] | Batch, where: str) -> list
         if size(program, batch) == 0:
             raise InputError(f"{where}: expected examples, got none in batch {number}. Leave empty batches out.")
     return [dict(batch) for batch in listed]
+
+
+def check_fit(program: Program, data: Iterable[Batch]) -> None:
+    """Raises: InputError for batches that the program cannot be called with, where that shows without running it."""
+    for batch in data:
+        bind(program, (), inputs(program, batch))
 
 
 def arguments(program: Program) -> list[str]:
@@ -58,9 +67,9 @@ def size(program: Program, batch: Batch) -> int:
 
 
 def measured(metric: Metric, output: Any, batch: Batch, examples: int, where: str) -> Tensor:
-    """The metric's number for each example, as float64.
+    """The metric's number for each example, as float64 on the CPU.
 
-    Shapes: [example]. Raises: InputError for another shape, or numbers that are not finite.
+    Shapes: [example]. Raises: InputError for another shape, or numbers that are not real and finite.
     """
     found = metric(output, batch)
     if not isinstance(found, Tensor) or tuple(found.shape) != (examples,):
@@ -69,10 +78,12 @@ def measured(metric: Metric, output: Any, batch: Batch, examples: int, where: st
             f"{where}: expected a metric of one number an example, shape [{examples}], got {got}. "
             + ("Do not average over the batch." if isinstance(found, Tensor) else "Return a tensor.")
         )
+    if found.is_complex():
+        raise InputError(f"{where}: expected real numbers of the metric, got {found.dtype}. Take its real part, or its size.")
     if not bool(torch.isfinite(found).all()):
         first = int((~torch.isfinite(found)).nonzero()[0])
         raise InputError(f"{where}: expected finite numbers of the metric, got {found[first].item()} for example {first}.")
-    return found.double()
+    return found.double().cpu()
 
 
 def joined(parts: Sequence[Batch]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from analysis.extras import needed
 from analysis.standing import Standing
+from rewrite import InputError
+from rewrite.errors import nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -43,19 +45,31 @@ class Table:
         return frame
 
     def __getitem__(self, address: str) -> Mapping[str, Any]:
-        """The row of an address."""
-        return next(row for row in self.rows if row["address"] == address)
+        """The row of an address.
+
+        Raises: InputError for one that has no row.
+        """
+        found = next((row for row in self.rows if row["address"] == address), None)
+        if found is None:
+            advice = nearest(address, [row["address"] for row in self.rows])
+            raise InputError(f"{self.title}: expected an address of a row, got {address!r}.{advice}")
+        return found
 
     def join(self, other: Table) -> pandas.DataFrame:
-        """The rows of both by address; columns that both have are told apart by the tables' titles."""
-        return self.frame.join(other.frame, lsuffix=f" ({self.title})", rsuffix=f" ({other.title})", how="outer")
+        """The rows of both by address, in this table's order, then the other's; columns of both are told apart by the titles.
+
+        Tables of one title are told apart by the settings in which they differ, or numbered.
+        """
+        names, order = _told_apart(self, other), dict.fromkeys(row["address"] for row in [*self.rows, *other.rows])
+        joined = self.frame.join(other.frame, lsuffix=f" ({names[0]})", rsuffix=f" ({names[1]})", how="outer")
+        return joined.loc[list(order)]
 
     def save(self, path: str | Path) -> None:
         """Writes the rows as CSV, whole or not at all; title, verdict and settings stand in front as comments."""
         from rewrite.save import write_whole
 
         head = [self.title, str(self.standing), *(f"{name}: {value}" for name, value in self.settings.items())]
-        text = "".join(f"# {line}\n" for line in head) + self.frame.to_csv()
+        text = "".join(f"# {line}\n" for one in head for line in one.splitlines()) + self.frame.to_csv()
         write_whole(Path(path).resolve(), lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def __str__(self) -> str:
@@ -63,6 +77,16 @@ class Table:
         frame = self.frame.reset_index()
         body = frame.to_string(index=False, float_format=lambda x: f"{x:.4g}", max_colwidth=60)
         return "\n".join(line for line in (f"{self.title}: {self.standing}", f"  {settings}" if settings else "", body) if line)
+
+
+def _told_apart(one: Table, other: Table) -> tuple[str, str]:
+    """Two names for two tables."""
+    if one.title != other.title:
+        return one.title, other.title
+    names = [name for name in {**one.settings, **other.settings} if name != "baseline"]
+    differ = [name for name in names if str(one.settings.get(name)) != str(other.settings.get(name))]
+    first, second = (", ".join([t.title, *(f"{name} {t.settings[name]}" for name in differ if name in t.settings)]) for t in (one, other))
+    return (first, second) if first != second else (f"{first} 1", f"{second} 2")
 
 
 def summary(values: Tensor, seed: int) -> dict[str, float]:

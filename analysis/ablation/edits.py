@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from analysis.ablation.reference import Reference
+from analysis.ablation.reference import Reference, References
 from analysis.ablation.targets import Part, Target
-from rewrite import InputError
+from analysis.data import inputs
+from analysis.means import node_of
+from rewrite import InputError, Program
 from rewrite.address import slices
+from rewrite.call import bind
+from rewrite.layout import Layout
 
 
 def edit(edited: str, stack: Sequence[Target], reference: Reference, axis: int | None) -> Callable[[Tensor], Tensor]:
@@ -28,6 +33,22 @@ def edit(edited: str, stack: Sequence[Target], reference: Reference, axis: int |
         return new
 
     return function
+
+
+def check_places(program: Program, data: Sequence[Mapping[str, Any]], references: References) -> None:
+    """Raises: InputError for entries that a batch does not have, and for values of the caller's that do not fit them."""
+    shown = [part for part in references.parts if part.index is not None or references.mode == "value"]
+    for number, batch in enumerate(data if shown else ()):
+        layout = Layout.of(program, bind(program, (), inputs(program, batch)))
+        for part in shown:
+            sizes = program.nodes[node_of(program, part.edited)].meta["val"].shape
+            if not all(map(layout.knows, sizes)):
+                continue
+            value = torch.empty([layout.number(size) for size in sizes], device="meta")
+            _put(value, part, references.given(part) if references.mode == "value" else 0.0)
+            place = value if part.member is None else value.select(part.axis or 0, part.member)
+            if part.index is not None and not place[slices(part.index, part.edited)].numel():
+                raise InputError(f"ablation at {part.edited}: expected entries that batch {number} has, got none at [{part.index}].")
 
 
 def _put(value: Tensor, part: Part, new: float | Tensor) -> None:

@@ -9,14 +9,17 @@ from typing import Any, TypedDict, Unpack
 from torch import Tensor
 
 from analysis.ablation.checkpoint import Checkpoint, fingerprint, spelled
+from analysis.ablation.edits import check_places
 from analysis.ablation.effects import MEMORY, Effects, Plan, Positions
 from analysis.ablation.reference import Mode, Over, References, Value
 from analysis.ablation.targets import Target, check_alive, prepared, singles, together
 from analysis.ablation.targets import pairs as every_two
+from analysis.checks import check_functions, check_seed, is_number
 from analysis.data import Batch, Metric, batches
 from analysis.standing import standing
 from analysis.table import Table, summary
-from rewrite import Program
+from rewrite import InputError, Program
+from rewrite.errors import nearest
 
 
 class Settings(TypedDict, total=False):
@@ -79,6 +82,7 @@ def _table(
     choose: Callable[[list[Target]], list[Target]],
     settings: Settings,
 ) -> Table:
+    _check(title, metric, settings)
     mode, over, value = settings.get("mode", "zero"), settings.get("over", "dataset"), settings.get("value")
     seed, positions, progress = settings.get("seed", 0), settings.get("positions"), settings.get("progress")
     program, full = prepared(program, addresses, title)
@@ -88,7 +92,9 @@ def _table(
     references = References(program, listed, parts, mode, over, value, seed)
     references.check()
     plan = Plan(program, listed, targets, metric, positions, settings.get("memory", MEMORY))
+    check_places(program, listed, references)
     plan.check()
+    prepared_references = references.prepare()
     known = standing(program, unproved=settings.get("unproved", False), seed=seed, progress=progress)
     check_alive(program, targets, seed)
     checkpoint = None
@@ -96,9 +102,21 @@ def _table(
         shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": spelled(metric)}
         names = ", ".join(target.address for target in targets)
         checkpoint = Checkpoint(folder, fingerprint(program, listed, targets=names, **shown))
-    found = plan.run(references.prepare(), checkpoint, progress)
+    found = plan.run(prepared_references, checkpoint, progress)
     told = {"mode": mode, **({"over": over} if mode == "mean" else {}), "seed": seed}
     return _rows(title, known, targets, found, told)
+
+
+def _check(title: str, metric: Any, settings: Mapping[str, Any]) -> None:
+    """Raises: InputError for settings that there are not, or that are of another kind."""
+    for name in settings:
+        if name not in Settings.__annotations__:
+            advice = nearest(name, Settings.__annotations__) or f" There are {', '.join(Settings.__annotations__)}."
+            raise InputError(f"{title}: expected a setting, got {name!r}.{advice}")
+    check_seed(settings.get("seed", 0), title)
+    check_functions(title, metric=metric, progress=settings.get("progress"))
+    if not is_number(settings.get("memory", MEMORY), 0):
+        raise InputError(f"{title}: expected memory as a number of bytes, got {settings.get('memory')!r}.")
 
 
 def _rows(title: str, known: Any, targets: Sequence[Target], found: Effects, told: Mapping[str, Any]) -> Table:

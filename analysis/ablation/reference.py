@@ -47,7 +47,7 @@ class References:
             raise InputError(f"ablation: expected value= with mode='value', and with no other, got {found}. Give both or neither.")
         if self.mode == "value":
             for part in self.parts:
-                self._given(part)
+                self.given(part)
         if self.mode == "resample":
             drawn(self.program, self.data, self.seed)
 
@@ -59,7 +59,7 @@ class References:
         if self.mode == "zero":
             return lambda number: lambda part: 0.0
         if self.mode == "value":
-            chosen = {part: self._given(part) for part in self.parts}
+            chosen = {part: self.given(part) for part in self.parts}
             return lambda number: chosen.__getitem__
         if self.mode == "resample":
             sources = drawn(self.program, self.data, self.seed)
@@ -87,7 +87,11 @@ class References:
 
         return reference
 
-    def _given(self, part: Part) -> float | Tensor:
+    def given(self, part: Part) -> float | Tensor:
+        """The caller's value for a part.
+
+        Raises: InputError for none, or one that does not fit.
+        """
         value: Any = self.value
         site = parse(part.edited).site
         if isinstance(value, Mapping):

@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import combinations
 from weakref import WeakKeyDictionary
 
+from analysis.checks import listed
 from passes import heads, neurons, paths
 from rewrite import InputError, Program
 from rewrite.address import Address, coordinate, find, indices, matching, parse, slices
@@ -48,12 +49,9 @@ def prepared(program: Program, addresses: str | Iterable[str], where: str) -> tu
 
     Raises: InputError for no address, SiteError for one that matches nothing, PassError for a pass that does not apply.
     """
-    listed = [addresses] if isinstance(addresses, str) else list(addresses)
-    if not listed:
-        raise InputError(f"{where}: expected at least one address, got none. List them with program.sites().")
-    listed = [parse(address).of(" -> ".join(split_path(address))) if "->" in address else address for address in listed]
-    program = _rewritten(program, tuple(listed))
-    full = [one for address in listed for one in expand(address, program.sites_by_address)]
+    names = [parse(address).of(" -> ".join(split_path(address))) if "->" in address else address for address in listed(addresses, where)]
+    program = _rewritten(program, tuple(names))
+    full = [one for address in names for one in expand(address, program.sites_by_address)]
     return program, list(dict.fromkeys(full))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analysis.checks import listed
 from passes import gates, heads, neurons, paths
-from rewrite import InputError, Program, SiteError
+from rewrite import Program, SiteError
 from rewrite.address import Address, find, indices, matching, parse
 from rewrite.ops import depends_on_inputs, same_shape
 from rewrite.paths import split_path
@@ -30,15 +31,13 @@ def gated(program: Program, addresses: str | Iterable[str], where: str) -> tuple
     A family's address stands for all its members together, `head[:]` for each of them. A path `a -> b` may have globs on both sides.
     Raises: SiteError for an address that matches nothing, PassError where a pass does not apply.
     """
-    listed = [addresses] if isinstance(addresses, str) else list(addresses)
-    if not listed:
-        raise InputError(f"{where}: expected at least one address, got none. List them with program.sites().")
-    for address in listed:
+    names = listed(addresses, where)
+    for address in names:
         for end in split_path(address) if "->" in address else (address,):
             program = _with_family(program, end)
-    edges = [edge for address in listed if "->" in address for edge in _edges(program, address)]
+    edges = [edge for address in names if "->" in address for edge in _edges(program, address)]
     ways = [gate for gate, _ in edges]
-    named = [target for address in listed if "->" not in address for target in _named(program, address, where)]
+    named = [target for address in names if "->" not in address for target in _named(program, address, where)]
     # a path's factor is worked out when it is made: gates on what it crosses come first
     program, left = _with_gates(program, [target.gate for target in named])
     missing = [way for way in dict.fromkeys(ways) if way not in program.sites_by_address]

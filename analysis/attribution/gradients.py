@@ -20,8 +20,9 @@ from torch import Tensor
 from analysis.attribution.exact import exact
 from analysis.attribution.gating import Target, gated, sizes
 from analysis.attribution.oracle import rank_correlation
-from analysis.attribution.references import Mode, References, setting, values
-from analysis.data import Batch, Metric, batches, inputs, measured, size
+from analysis.attribution.references import Mode, References, values
+from analysis.checks import check_functions, check_seed, is_number
+from analysis.data import Batch, Metric, batches, check_fit, inputs, measured, size
 from analysis.means import Over
 from analysis.standing import standing
 from analysis.table import Table, summary
@@ -53,55 +54,77 @@ def attribute(
     neurons, paths and gates are applied where they need them. What takes a value's place is `mode`: zero, its mean, its value on
     another example (resample), or on reference batches that go with the data one by one. Means are `over` all examples and positions
     ("dataset"), those of the same batch ("batch"), or all examples for each position ("position").
-    `gradient` takes one backward pass a batch for all addresses. `integrated` takes `steps` of them: all gates are moved together, so
-    that the effects sum to that of ablating all; or with `along` those gates alone are moved, and the others attributed on the way.
+    `gradient` takes one backward pass a batch for all addresses. `integrated` takes `steps` of them: all addresses are moved together,
+    so that the effects sum to that of ablating all; or with `along` those alone are moved, and the others attributed on the way.
     `oracle` ablates each address as well, and adds what that does as `exact`.
     Units: the metric's. Raises: SiteError for an address that matches nothing, InputError for data or a metric that does not fit,
     TautomerError for a rewrite that is not proved, unless `unproved`.
     """
-    if method not in ("gradient", "integrated") or steps < 1 or (along is not None and method != "integrated"):
-        found = f"{method!r}, {steps} steps, along {along!r}"
-        raise InputError(f"{WHERE}: expected method gradient, or integrated with steps and perhaps along, got {found}.")
+    _check(method, steps, along, seed, metric=metric, progress=progress)
     listed = batches(program, data, WHERE)
+    check_fit(program, listed)
     program, targets, left = gated(program, addresses, WHERE)
-    program, moved, _ = (program, [], {}) if along is None else gated(program, along, WHERE)
-    found = standing(program, unproved=unproved, seed=seed, progress=progress)
+    program, moved, _ = (program, targets, {}) if along is None else gated(program, along, WHERE)
     names = list(dict.fromkeys(target.gate for target in [*targets, *moved]))
     references = References(program, names, listed, mode, over, seed, WHERE)
-    way = Way(1 if method == "gradient" else steps, None if along is None else tuple(dict.fromkeys(target.gate for target in moved)))
-    way = way if method == "integrated" else Way(1, ())
-    parts = []
-    for number, batch in enumerate(listed):
+    way = Way.of(program, moved, steps if method == "integrated" else 0)
+    passes = (_Pass(program, targets, batch, metric, references.of(number), way).effects() for number, batch in enumerate(listed))
+    parts = [next(passes)]  # misuse is found in the first batch, before the proof
+    found = standing(program, unproved=unproved, seed=seed, progress=progress)
+    for number in range(1, len(listed)):
         if progress:
             progress(f"batch {number + 1} of {len(listed)}")
-        parts.append(_Pass(program, targets, batch, metric, references.of(number), way).effects())
+        parts.append(next(passes))
     examples = {target.address: torch.cat([part[target.address] for part in parts]) for target in targets}
     settings = {"method": method, "mode": references.name, "seed": seed, "n": len(next(iter(examples.values())))}
     settings |= {"over": over} if mode == "mean" else {}
-    settings |= {"steps": steps, "along": "all together" if along is None else ", ".join(way.moved or ())} if method == "integrated" else {}
+    settings |= {"steps": steps, "along": "all together" if along is None else ", ".join(one.address for one in moved)} if way.steps else {}
     settings |= {"left out": "; ".join(f"{address}: {why}" for address, why in left.items())} if left else {}
-    rows: list[Mapping[str, Any]] = [{"address": address, **summary(values, seed)} for address, values in examples.items()]
-    if oracle:
-        true = exact(program, targets, listed, metric, references, progress)
-        rows = [{**row, "exact": true[row["address"]].mean().item()} for row in rows]
-        rows = [{**row, "error": row["effect"] - row["exact"]} for row in rows]
-        settings["rank correlation"] = f"{rank_correlation([row['effect'] for row in rows], [row['exact'] for row in rows]):.3f}"
-    return Table("attribution", found, rows, settings, examples)
+    table = Table("attribution", found, [{"address": a, **summary(v, seed)} for a, v in examples.items()], settings, examples)
+    return _with_exact(table, exact(program, targets, listed, metric, references, progress)) if oracle else table
+
+
+def _check(method: str, steps: Any, along: Any, seed: Any, **functions: Any) -> None:
+    if method not in ("gradient", "integrated") or not is_number(steps, 1) or (along is not None and method != "integrated"):
+        found = f"{method!r}, {steps} steps, along {along!r}"
+        raise InputError(f"{WHERE}: expected method gradient, or integrated with steps and perhaps along, got {found}.")
+    check_seed(seed, WHERE)
+    check_functions(WHERE, **functions)
+
+
+def _with_exact(table: Table, true: Mapping[str, Tensor]) -> Table:
+    """The table with what exact ablation gives beside it."""
+    rows = [{**row, "exact": true[row["address"]].mean().item()} for row in table.rows]
+    rows = [{**row, "error": row["effect"] - row["exact"]} for row in rows]
+    rank = rank_correlation([row["effect"] for row in rows], [row["exact"] for row in rows])
+    return Table(table.title, table.standing, rows, {**table.settings, "rank correlation": f"{rank:.3f}"}, table.examples)
 
 
 @dataclass(frozen=True)
 class Way:
-    """Where gradients are taken: at the middles of `steps` stretches of the way on which the gates `moved` go from (1, 0) to (0, 1).
+    """Where gradients are taken: at the middles of `steps` stretches of the way on which what is `moved` goes from (1, 0) to (0, 1).
 
-    None moves all gates that are asked about; with no gate moved the one point is the program as it is.
+    `moved` has for each gate 1 where it moves and 0 where it stays: one number, or one for each member of a family. Without steps the
+    one point is the beginning, the program as it is.
     """
 
     steps: int
-    moved: tuple[str, ...] | None
+    moved: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(program: Program, targets: Sequence[Target], steps: int) -> Way:
+        """The way on which these targets move; of a family only the members that are named, all of them without steps."""
+        moved: dict[str, Tensor] = {}
+        for target in targets:
+            held = program.gates[target.gate]
+            size = held.record.size
+            mask = moved.setdefault(target.gate, torch.zeros([] if size is None else [size], dtype=held.r.dtype, device=held.r.device))
+            mask[... if target.member is None or not steps else target.member] = 1.0
+        return Way(steps, moved)
 
     def points(self) -> list[float]:
         """How far along each point is."""
-        return [(step + 0.5) / self.steps for step in range(self.steps)]
+        return [(step + 0.5) / self.steps for step in range(self.steps)] if self.steps else [0.0]
 
 
 @dataclass
@@ -118,23 +141,37 @@ class _Pass:
     def __post_init__(self) -> None:
         self.examples = size(self.program, self.batch)
         self.gates = list(dict.fromkeys(target.gate for target in self.targets))
-        self.moved = set(self.gates if self.way.moved is None else self.way.moved)
-        self.change = self._changes()
+        self.reference = {**self.reference, **self._changes()}
+
+    def _moves(self, gate: str) -> Tensor:
+        """1 where the gate moves, 0 where it stays. Shapes: [], or [member]."""
+        return self.way.moved[gate] if gate in self.way.moved else torch.zeros((), device=self.program.gates[gate].r.device)
 
     def _changes(self) -> dict[str, Tensor]:
-        """r - t for gates that stay where they are while others move: on the way t is not what it was."""
-        still = [gate for gate in self.gates if gate not in self.moved] if self.moved else []
+        """For gates that stay where they are, in part or all, while others move: r - t there, as on the way t is not what it was."""
+        still = [
+            target.gate
+            for target in self.targets
+            if not bool(self._moves(target.gate)[... if target.member is None else target.member].all())
+        ]
         if not still:
             return {}
-        clean = values(self.program, self.batch, still)
-        return {gate: self.reference[gate] - value if gate in self.reference else -value for gate, value in clean.items()}
+        clean = values(self.program, self.batch, list(dict.fromkeys([*still, *self.way.moved])))
+        found: dict[str, Tensor] = {}
+        for gate in dict.fromkeys(still):
+            held, moves = self.program.gates[gate], self._moves(gate)
+            if moves.dim():
+                moves = moves.reshape(-1, *[1] * (len(held.shape) - (held.axis or 0) - 1))
+            found[gate] = self.reference.get(gate, torch.zeros_like(held.r)) - clean[gate] * (1 - moves)
+        return found
 
     def effects(self) -> dict[str, Tensor]:
         """The predicted change of the metric for each target. Shapes: [example]."""
         totals: dict[str, Tensor] = {}
-        for alpha in self.way.points():
+        points = self.way.points()
+        for alpha in points:
             for gate, effect in self._at(alpha).items():
-                totals[gate] = totals.get(gate, torch.zeros_like(effect)) + effect / self.way.steps
+                totals[gate] = totals.get(gate, torch.zeros_like(effect)) + effect / len(points)
         return {target.address: self._of(target, totals[target.gate]) for target in self.targets}
 
     def _of(self, target: Target, effect: Tensor) -> Tensor:
@@ -145,24 +182,23 @@ class _Pass:
 
     def _at(self, alpha: float) -> dict[str, Tensor]:
         """The derivative of the metric of each example on the way of each gate. Shapes: [example, ...], members last."""
-        live = {gate: self._live(gate, alpha if gate in self.moved else 0.0) for gate in self.gates}
-        set_only = {gate: setting(self.reference, gate, alpha) for gate in self.moved if gate not in live}
+        live = {gate: self._live(gate, alpha) for gate in dict.fromkeys([*self.gates, *self.way.moved])}
         with torch.enable_grad():
-            output, _ = self.program.run(inputs(self.program, self.batch), gates={**set_only, **live})
+            output, _ = self.program.run(inputs(self.program, self.batch), gates=live)
             values = measured(self.metric, output, self.batch, self.examples, WHERE)
         if not values.requires_grad:
             raise InputError(f"{WHERE}: expected a metric with a gradient at the gates, got one without. Do not detach, round or argmax.")
-        return self._gradients(values, live)
+        return self._gradients(values, {gate: live[gate] for gate in self.gates})
 
     def _live(self, gate: str, alpha: float) -> dict[str, Tensor]:
         """A gate's numbers at `alpha`, to be differentiated by: one for each example where its value has them apart."""
         held = self.program.gates[gate]
         shape = sizes(self.program, gate, self.examples)
         shape = shape or list(held.g.shape if held.record.size is None else [held.record.size])
-        reference = self.change if gate in self.change else self.reference
-        made = {"g": torch.full(shape, 1.0 - alpha, dtype=held.r.dtype, device=held.r.device).requires_grad_()}
-        made["h"] = torch.full_like(made["g"], alpha if gate in reference else 0.0).requires_grad_()
-        return {**made, **({"r": reference[gate]} if gate in reference else {})}
+        part = (alpha * self._moves(gate)).to(held.r.dtype).expand(shape)
+        there = gate in self.reference
+        made = {"g": (1.0 - part).requires_grad_(), "h": (part if there else torch.zeros_like(part)).clone().requires_grad_()}
+        return {**made, **({"r": self.reference[gate]} if there else {})}
 
     def _gradients(self, values: Tensor, live: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         apart = [gate for gate in live if sizes(self.program, gate, self.examples) is not None]
@@ -184,7 +220,7 @@ class _Pass:
                     f"{WHERE}: expected values that the metric depends on, got {gate!r}, of which it does not. "
                     "Leave it out, or see verify.liveness for what cancels it."
                 )
-            slope = by_h if gate in self.change else by_h - by_g if gate in self.reference else -by_g
+            slope = by_h - by_g * self._moves(gate) if gate in self.reference else -by_g
             if not bool(torch.isfinite(slope).all()):
                 raise InputError(f"{WHERE}: expected finite gradients, got inf or nan at the gate of {gate!r}. Its metric has none there.")
             found[gate] = slope.double()

@@ -12,6 +12,7 @@ from analysis.data import Batch, batches, drawn, inputs, size
 from analysis.means import OVER, Over, means
 from rewrite import InputError, Program
 from rewrite.address import coordinate
+from rewrite.nested import tensors_in
 
 Mode = Literal["zero", "mean", "resample"] | Iterable[Batch] | Batch
 MODES = ("zero", "mean", "resample")
@@ -75,6 +76,9 @@ def _aligned(program: Program, data: Sequence[Batch], given: Sequence[dict[str, 
         wanted, found = size(program, batch), size(program, reference)
         if wanted != found:
             raise InputError(f"{where}: expected {wanted} examples in reference batch {number}, as in the data, got {found}.")
+        shapes = [{name: list(one.shape) for name, one in tensors_in(inputs(program, some))} for some in (batch, reference)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"{where}: expected reference batch {number} of the data's shapes, {shapes[0]}, got {shapes[1]}. Pad.")
     return given
 
 

@@ -178,6 +178,28 @@ BAD = {
     "nobody to draw from": (
         lambda p, d: sweep(p, MLP, [{"input_ids": d[0]["input_ids"][:1]}], logit, mode="resample"), InputError, "another example",
     ),
+    "a setting that there is not": (lambda p, d: sweep(p, MLP, d, logit, mod="mean"), InputError, "got 'mod'.*'mode'"),  # type: ignore[call-arg]
+    "pairs of what is one": (lambda p, d: ablate(p, MLP, d, logit, pairs=True), InputError, "got 'pairs'"),  # type: ignore[call-arg]
+    "a negative seed": (lambda p, d: sweep(p, MLP, d, logit, seed=-1), InputError, "a seed from 0"),
+    "no function": (lambda p, d: sweep(p, MLP, d, 5), InputError, "expected metric to be a function"),  # type: ignore[arg-type]
+    "no progress": (lambda p, d: sweep(p, MLP, d, logit, progress=5), InputError, "expected progress to be a function"),  # type: ignore[arg-type]
+    "memory in words": (lambda p, d: sweep(p, MLP, d, logit, memory="1GB"), InputError, "a number of bytes"),  # type: ignore[arg-type]
+    "no text": (lambda p, d: sweep(p, [5], d, logit), InputError, "expected addresses as text"),  # type: ignore[list-item]
+    "no batches": (lambda p, d: sweep(p, MLP, None, logit), InputError, "expected batches, got NoneType"),  # type: ignore[arg-type]
+    "complex numbers": (lambda p, d: sweep(p, MLP, d, lambda o, b: logit(o, b) * 1j), InputError, "expected real numbers"),
+    "entries that are not there": (lambda p, d: sweep(p, f"{MLP}@[:, 7]", d, logit), InputError, "index 7 is out of bounds"),
+    "entries that are none": (lambda p, d: sweep(p, f"{MLP}@[:, 7:9]", d, logit), InputError, "entries that batch 0 has, got none"),
+    "a value for entries that do not fit": (
+        lambda p, d: sweep(p, f"{MLP}@[:, 1]", d, logit, mode="value", value=torch.ones(5)), InputError, "expected a reference that broadcasts",
+    ),
+    "a value of too many examples for the last batch": (
+        lambda p, d: sweep(p, MLP, [d[0], {"input_ids": d[1]["input_ids"][:1]}], logit, mode="value", value=torch.ones(2, 7, 32)),
+        InputError, r"broadcasts to \[1, 7, 32\], got \[2, 7, 32\]",
+    ),
+    "means by position of other lengths": (
+        lambda p, d: sweep(p, MLP, [d[0], {"input_ids": d[1]["input_ids"][:, :4]}], logit, mode="mean", over="position"),
+        InputError, "batches of one shape",
+    ),
     "positions that are not there": (lambda p, d: sweep(p, MLP, d, logit, positions=7), InputError, "from -7 to 6"),
     "positions without a name": (lambda p, d: sweep(p, MLP, d, logit, positions="last"), InputError, "'last'"),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Attribution against finite differences, formulas worked out with hooks, and exact ablation."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis import agreement, attribute, direct_logit_attribution
+from analysis import ablate, agreement, attribute, direct_logit_attribution
 from analysis.attribution.gating import gated
 from analysis.attribution.logits import distributed
 from analysis.demo import load_balancer, strings, tokens
 from passes import heads
 from rewrite import InputError, Program, SiteError, trace
+from tests.analysis.ablating import inputs_of
 from tests.models import gpt2, token_ids
 
 MLP, LN, WTE, WPE = "transformer.h.0.mlp", "transformer.h.1.ln_1", "transformer.wte", "transformer.wpe"
@@ -101,6 +103,64 @@ def test_edge_attribution_with_integrated_gradients_by_hand() -> None:
 
 
 @pytest.mark.parametrize("mode", ["zero", "resample"])
+def test_integrated_gradients_of_one_member_move_no_other(mode: Any) -> None:
+    _, program = opened()
+    table = attribute(program, f"{HEAD}[2]", data(0, 1), metric, mode=mode, method="integrated", steps=40, oracle=True)
+    assert abs(table[f"{HEAD}[2]"]["error"]) < 1e-4 * abs(table[f"{HEAD}[2]"]["exact"])
+    two = attribute(program, f"{HEAD}[1,2]", data(0, 1), metric, mode=mode, method="integrated", steps=40)
+    both = ablate(program, f"{HEAD}[1,2]", data(0, 1), metric, mode=mode)
+    assert sum(row["effect"] for row in two.rows) == pytest.approx(both.rows[0]["effect"], rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["zero", "given"])
+def test_a_member_on_the_way_by_hand(mode: str) -> None:
+    """With head 2 moved alone: head 2 and head 1 of the same family, and an MLP behind them."""
+    model, program = opened()
+    clean, corrupt = data(0), data(5)
+    projection, mlp = "transformer.h.0.attn.c_proj", "transformer.h.1.mlp"
+    z = [inputs_of(model, one, projection)[0] for one in (clean, corrupt)]
+    written = [_written(model, model.get_submodule(mlp), one[0]["input_ids"]) for one in (clean, corrupt)]
+    there = 0.0 if mode == "zero" else 1.0
+    shift = there * z[1] - z[0]
+    wanted = {f"{HEAD}[1]": 0.0, f"{HEAD}[2]": 0.0, mlp: 0.0}
+    for alpha in (1 / 6, 3 / 6, 5 / 6):
+        at, delta = z[0].clone(), torch.zeros_like(written[0], requires_grad=True)
+        at[..., 16:24] += alpha * shift[..., 16:24]
+        at.requires_grad_()
+        hooks = {f"{projection}@in": lambda module, args, at=at: (at,), mlp: lambda module, args, output, delta=delta: output + delta}
+        with ExitStack() as stack:
+            for name, hook in hooks.items():
+                module = model.get_submodule(name.removesuffix("@in"))
+                register = module.register_forward_pre_hook if name.endswith("@in") else module.register_forward_hook
+                stack.callback(register(hook).remove)
+            metric(model(**clean[0]), None).sum().backward()
+        assert at.grad is not None
+        assert delta.grad is not None
+        slopes = {f"{HEAD}[1]": (shift * at.grad)[..., 8:16], f"{HEAD}[2]": (shift * at.grad)[..., 16:24]}
+        slopes[mlp] = (there * written[1] - written[0]) * delta.grad
+        wanted = {name: total + slopes[name].sum((1, 2)) / 3 for name, total in wanted.items()}
+    reference: Any = mode if mode == "zero" else corrupt
+    settings: dict[str, Any] = {"mode": reference, "method": "integrated", "steps": 3, "along": f"{HEAD}[2]"}
+    found = attribute(program, list(wanted), clean, metric, **settings)
+    for name, values in wanted.items():
+        torch.testing.assert_close(effect(found, name), values, rtol=1e-8, atol=1e-10)
+    assert found.settings["along"] == f"{HEAD}[2]"
+
+
+def test_the_way_begins_at_open_gates() -> None:
+    _, program = opened()
+    settings: dict[str, Any] = {"method": "integrated", "steps": 2, "along": WTE}
+    wanted = attribute(program, MLP, data(0), metric, **settings)
+    program.gates[WTE].g = 0.5
+    try:
+        found = attribute(program, MLP, data(0), metric, **settings)
+    finally:
+        program.gates[WTE].reset()
+    torch.testing.assert_close(effect(found, MLP), effect(wanted, MLP))
+    assert found.standing.verdict.value == "EDITED"
+
+
+@pytest.mark.parametrize("mode", ["zero", "resample"])
 def test_integrated_gradients_are_complete(mode: Any) -> None:
     _, program = opened()
     errors = []
@@ -167,12 +227,25 @@ MISUSE: dict[str, tuple[Callable[[Program], Any], type[Exception], str]] = {
     "an unknown mode": (lambda p: attribute(p, MLP, data(0), metric, mode="noise"), InputError, "zero, mean, resample or batches"),  # type: ignore[arg-type]
     "too few references": (lambda p: attribute(p, MLP, data(0, 1), metric, mode=data(2)), InputError, "each of 2 batches, got 1"),
     "an unknown method": (lambda p: attribute(p, MLP, data(0), metric, method="shapley"), InputError, "got 'shapley'"),  # type: ignore[arg-type]
+    "references of another shape": (
+        lambda p: attribute(p, MLP, data(0), metric, mode=[{"input_ids": token_ids()[:, :1]}]), InputError, "of the data's shapes",
+    ),
+    "a batch that does not fit": (lambda p: attribute(p, MLP, [*data(0), {"input_ids": torch.zeros(2, 7)}], metric), InputError, "torch.int64"),
+    "no batches": (lambda p: attribute(p, MLP, None, metric), InputError, "expected batches, got NoneType"),  # type: ignore[arg-type]
+    "references that are none": (lambda p: attribute(p, MLP, data(0), metric, mode=5), InputError, "expected batches, got int"),  # type: ignore[arg-type]
+    "no text": (lambda p: attribute(p, [5], data(0), metric), InputError, "expected addresses as text, got int"),  # type: ignore[list-item]
+    "no addresses": (lambda p: attribute(p, None, data(0), metric), InputError, "an address or several"),  # type: ignore[arg-type]
+    "half a step": (lambda p: attribute(p, MLP, data(0), metric, method="integrated", steps=2.5), InputError, "2.5 steps"),  # type: ignore[arg-type]
+    "a negative seed": (lambda p: attribute(p, MLP, data(0), metric, seed=-1), InputError, "a seed from 0"),
+    "no function": (lambda p: attribute(p, MLP, data(0), 5), InputError, "expected metric to be a function, got int"),  # type: ignore[arg-type]
+    "complex numbers": (lambda p: attribute(p, MLP, data(0), lambda o, b: metric(o, b) * 1j), InputError, "expected real numbers"),
     "along with gradients": (lambda p: attribute(p, MLP, data(0), metric, along=WTE), InputError, "along 'transformer.wte'"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", MISUSE)
-def test_misuse_is_said(case: str) -> None:
+def test_misuse_is_said_before_the_proof(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.attribution.gradients.standing", lambda *args, **kwargs: pytest.fail("the long part began"))
     call, error, text = MISUSE[case]
     with pytest.raises(error, match=text):
         call(opened()[1])

@@ -15,7 +15,7 @@ from analysis.ablation.effects import Plan
 from analysis.ablation.reference import References
 from analysis.ablation.targets import prepared, singles
 from passes import neurons
-from rewrite import FileError, SiteError, trace
+from rewrite import FileError, InputError, SiteError, trace
 from rewrite.resume import Resume
 from tests.analysis.ablating import data, logit, ready, squares
 from tests.models import PLAIN, gpt2, vectors
@@ -200,6 +200,21 @@ def test_tables_join_and_are_saved(tmp_path) -> None:
     assert frame.notna().all().all()
     zero.save(tmp_path / "zero.csv")
     assert (tmp_path / "zero.csv").read_text().startswith("# sweep\n# rewrite PROVED")
+
+
+def test_tables_of_one_title_are_told_apart() -> None:
+    _, example, program = ready("gpt2")
+    zero = sweep(program, ["transformer.h.1.mlp", "transformer.h.0.mlp"], data(example), logit)
+    mean = sweep(program, MLPS, data(example), logit, mode="mean")
+    joined = zero.join(mean)
+    assert list(joined.index) == ["transformer.h.1.mlp", "transformer.h.0.mlp"]  # in the order of the first table
+    row = joined.loc["transformer.h.1.mlp"]
+    found = [row["effect (sweep, mode zero)"], row["effect (sweep, mode mean, over dataset)"]]
+    assert found == [table["transformer.h.1.mlp"]["effect"] for table in (zero, mean)]
+    assert joined.columns.is_unique
+    assert zero.join(zero).columns.is_unique
+    with pytest.raises(InputError, match=r"got 'transformer.h.1.mpl'.*transformer.h.1.mlp"):
+        zero["transformer.h.1.mpl"]
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints
