@@ -60,12 +60,19 @@ def spec_names(spec: TreeSpec) -> tuple[str, ...]:
     return tuple(join(name, below) for name, child in zip(names, spec.children(), strict=True) for below in spec_names(child))
 
 
-def _keys(spec: TreeSpec) -> list[str]:
+def keys(spec: TreeSpec) -> list[Any] | None:
+    """The keys or field names that a container has for its children, as they are; None if it has places only."""
     context = getattr(spec.context, "_fields", spec.context)  # of a named tuple, the context is its class
     for candidate in (context, *(context if isinstance(context, list | tuple) else ())):
-        if isinstance(candidate, list | tuple) and len(candidate) == spec.num_children and spec.num_children:
-            return [str(key) for key in candidate]
-    return [str(i) for i in range(spec.num_children)]
+        fits = isinstance(candidate, list | tuple) and len(candidate) == spec.num_children and spec.num_children
+        if fits and not any(isinstance(key, list) for key in candidate):  # beside a list of keys, a dataclass has one of fields left out
+            return list(candidate)
+    return None
+
+
+def _keys(spec: TreeSpec) -> list[str]:
+    found = keys(spec)
+    return [str(i) for i in range(spec.num_children)] if found is None else [str(key) for key in found]
 
 
 def input_names(spec: TreeSpec, signature: inspect.Signature) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def encode_spec(spec: TreeSpec) -> Any:
     if spec.is_leaf():
         return "*"
     children = [encode_spec(child) for child in spec.children()]
-    kind: Any = spec.type
+    kind: Any = spec.type if isinstance(spec.type, type) else spec.context  # of a named tuple, the context is its class
     if kind in (tuple, list):
         return {kind.__name__: children}
     if kind in (dict, OrderedDict) and all(type(key) in (str, int) for key in spec.context):

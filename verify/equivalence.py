@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from rewrite.errors import InputError
 from rewrite.program import Program
@@ -23,8 +23,9 @@ from verify.findings import explained
 from verify.interpret import Refused
 from verify.ladder import DIFFERENT, Drift, Sides, ladder
 from verify.leaves import closed_gates, leaf_values
-from verify.liveness import liveness
+from verify.liveness import check_progress, liveness
 from verify.match import WeightCheck, check_weights, match
+from verify.outputs import paired_outputs
 from verify.regions import Composition, Pair, candidates
 from verify.report import Report, Verdict
 from verify.roles import Role, roles_of
@@ -73,8 +74,9 @@ def equivalence(
     if not (isinstance(bound, int | float) and 0 < bound < 1):
         raise InputError(f"equivalence: expected a bound between 0 and 1, got {bound!r}. 2**-20 is the default.")
     for name, given in (("roles", roles), ("match", match)):
-        if not isinstance(given, Mapping | None) or not all(isinstance(text, str) for text in given or ()):
+        if not isinstance(given, Mapping | None) or not all(isinstance(text, str) for pair in (given or {}).items() for text in pair):
             raise InputError(f"equivalence: expected {name} as a dict of names, got {given!r}.")
+    check_progress("equivalence", progress)
     first, second = (a.origin, a) if b is None else (a, b)
     job = Job.of(first, second, given_cases(first, inputs), weights == "any", dict(roles or {}), dict(match or {}))
     job.key = secrets.token_bytes(16) if seed is None else blake2b(str(seed).encode(), digest_size=16).digest()
@@ -120,7 +122,7 @@ class Job:
     def of(a: Program, b: Program, cases: list[Case], any_weights: bool, roles: dict[str, str], names: dict[str, str]) -> Job:
         """The question whether `b` is `a` on `cases`."""
         matching = match(a, b, names)
-        outputs, mismatch = _outputs(a, b)
+        outputs, mismatch = paired_outputs(a, b)
         override = {y: a.tensors[x] for x, y in matching.pairs} if any_weights else {}
         sides = Sides(a, b, matching, tuple((pair.name, pair.a, pair.b) for pair in outputs), override)
         edited = closed_gates(a) | closed_gates(b)
@@ -389,31 +391,3 @@ class Job:
             return more
         generator = torch.Generator().manual_seed(int.from_bytes(self.key[:4], "little"))
         return more + [redrawn(self.a, self.cases[0], self.roles, generator) for _ in range(DRAWS)]
-
-
-def _outputs(a: Program, b: Program) -> tuple[list[Pair], str]:
-    """The outputs to compare, by position, and why they cannot be, if so."""
-    if len(a.outputs) != len(b.outputs):
-        return [], f"other outputs: {len(a.outputs)} and {len(b.outputs)}"
-    names, theirs = _names(a), _names(b)
-    if names != theirs and set(names) == set(theirs) and len(set(names)) == len(names):  # dicts of other order
-        order = [theirs.index(name) for name in names]
-    elif any(x != y for x, y in zip(names, theirs, strict=True) if not x.isdigit() and not y.isdigit()):
-        return [], "other outputs: " + " and ".join(", ".join(name or "one without a name" for name in some) for some in (names, theirs))
-    else:
-        order = list(range(len(names)))
-    pairs = []
-    for i, x in enumerate(a.outputs):
-        y, name = b.outputs[order[i]], names[i] or "the output"
-        if isinstance(x, fx.Node) and isinstance(y, fx.Node):
-            ours, other = x.meta["val"].dtype, y.meta["val"].dtype
-            if ours != other:
-                return [], f"output {name} is {str(ours).removeprefix('torch.')} and {str(other).removeprefix('torch.')}"
-            pairs.append(Pair(name, x.name, y.name))
-        elif isinstance(x, fx.Node) or isinstance(y, fx.Node) or x != y:
-            return [], f"output {name} is {x} and {y}"
-    return pairs, "" if pairs else "no output is a tensor"
-
-
-def _names(program: Program) -> list[str]:
-    return [name or "" for name in program.calling.outputs]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rewrite import SiteError, TautomerError
+from rewrite import InputError, SiteError, TautomerError
 from rewrite.address import indices, parse
 from rewrite.program import Program
 from rewrite.records import FamilyRecord, SplitRecord
@@ -60,15 +60,35 @@ def liveness(
     """For each address (by default every term, part, path and family member) whether an edit there can reach an output.
 
     Of families of more than 64 members a sample is tried. `inputs`, `roles` and `seed` as for `equivalence`.
+    Raises: InputError for anything but addresses, or a `progress` that cannot be called; SiteError for an address of no site.
     """
+    if not isinstance(program, Program):
+        raise InputError(f"liveness: expected a program, got {type(program).__name__}. Trace it first: trace(model, **inputs).")
+    check_progress("liveness", progress)
+    chosen = None if addresses is None else _addresses(addresses)
     key = secrets.token_bytes(16) if seed is None else blake2b(str(seed).encode(), digest_size=16).digest()
     checker = _Checker(program, given_cases(program, inputs)[0], roles, key)
     found = []
-    for address in addresses_of(program, key) if addresses is None else addresses:
+    for address in addresses_of(program, key) if chosen is None else chosen:
         if progress:
             progress(address)
         found.append(checker.check(address))
     return found
+
+
+def _addresses(given: Any) -> list[str]:
+    found = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wrong = next((one for one in found if not isinstance(one, str)), None)
+    if isinstance(given, str) or wrong is not None:
+        got = repr(given) if isinstance(given, str) else type(wrong).__name__
+        raise InputError(f"liveness: expected a list of addresses, got {got}. Give a list of strings; program.sites() has them.")
+    return found
+
+
+def check_progress(where: str, progress: Any) -> None:
+    """Raises: InputError for a `progress` that is neither None nor can be called."""
+    if progress is not None and not callable(progress):
+        raise InputError(f"{where}: expected progress as a function of a text, got {type(progress).__name__}. print is one.")
 
 
 def addresses_of(program: Program, key: bytes) -> list[str]:

@@ -103,22 +103,34 @@ def _check_names(a: Program, b: Program, chosen: Mapping[str, str]) -> None:
     if len(set(chosen.values())) < len(chosen):
         raise InputError("match: expected each name of the first program once, got one twice. Tied weights are recognised by themselves.")
     for name, other in chosen.items():
+        kinds = [_is_input(program, one) for program, one in ((b, name), (a, other))]
+        if kinds[0] != kinds[1]:
+            found, wanted = ("an input" if is_input else "a weight" for is_input in kinds)
+            raise InputError(
+                f"match[{name!r}]: expected {found} of the first program, as {name} is one, got {wanted}, {other!r}. Match others."
+            )
         if name in b.tensors and other in a.tensors and b.tensors[name].shape != a.tensors[other].shape:
             wanted, found = list(a.tensors[other].shape), list(b.tensors[name].shape)
             raise InputError(f"match[{name!r}]: expected shape {wanted} as of {other!r}, got {found}. Match others.")
 
 
+def _is_input(program: Program, name: str) -> bool:
+    return any(leaf.name == name and leaf.kind == "input" for leaf in program.leaves.values())
+
+
 def _match_inputs(a: Program, b: Program, chosen: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     ours = {leaf.name: node for node, leaf in a.leaves.items() if leaf.kind == "input"}
-    theirs = {chosen.get(leaf.name, leaf.name): node for node, leaf in b.leaves.items() if leaf.kind == "input"}
-    copies = {leaf.name: leaf.copy_of for leaf in b.leaves.values() if leaf.copy_of and leaf.name not in ours}
+    theirs = {leaf.name: node for node, leaf in b.leaves.items() if leaf.kind == "input"}
+    copies = {leaf.name: leaf.copy_of for leaf in b.leaves.values() if leaf.copy_of and leaf.name not in ours and leaf.name not in chosen}
     own = {name: theirs.pop(name) for name in copies}
-    if set(ours) == set(theirs):
-        pairs = {node: theirs[name] for name, node in ours.items()}
-    elif len(ours) != len(theirs):
+    if len(ours) != len(theirs):
         raise InputError(f"equivalence: expected the same inputs, got {list(ours)} and {list(theirs)}. Trace both with the same arguments.")
-    else:
-        pairs = dict(zip(ours.values(), theirs.values(), strict=True))
+    asked = {other: theirs[name] for name, other in chosen.items() if name in theirs}
+    left = {name: node for name, node in theirs.items() if name not in chosen}
+    rest = [name for name in ours if name not in asked]
+    by_name = set(rest) == set(left)
+    asked |= {name: left[name] for name in rest} if by_name else dict(zip(rest, left.values(), strict=True))
+    pairs = {node: asked[name] for name, node in ours.items()}
     for x, y in pairs.items():
         _check_alike(a.leaves[x].name, a.nodes[x].meta.get("val"), b.nodes[y].meta.get("val"))
     original = {b.leaves[y].name: x for x, y in pairs.items()}

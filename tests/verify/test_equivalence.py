@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from passes import direction, gates, heads, neurons, norm, paths
 from rewrite import Terms, split, trace
@@ -273,6 +273,10 @@ def test_a_seed_is_said_and_gives_the_same_key() -> None:
         ({"roles": {"ids": "values"}}, "expected a role that fits torch.int64, got 'values'"),
         ({"match": {"wte.weight": "nothing"}}, "expected a name of the first program, got 'nothing'"),
         ({"match": {"wpe.weight": "wte.weight"}}, r"expected shape \[23, 16\] as of 'wte.weight', got \[6, 16\]"),
+        ({"match": {"ids": "wte.weight"}}, "expected an input of the first program, as ids is one, got a weight, 'wte.weight'"),
+        ({"match": {"wte.weight": "ids"}}, "expected a weight of the first program, as wte.weight is one, got an input, 'ids'"),
+        ({"match": {"ids": 3}}, "expected match as a dict of names, got"),
+        ({"progress": "yes"}, "equivalence: expected progress as a function of a text, got str"),
         ({"inputs": 3}, "expected inputs as a dict of arguments"),
         ({"inputs": {"ids": torch.zeros(2, 6)}}, "ids: expected torch.int64, got torch.float32"),
     ],
@@ -280,3 +284,28 @@ def test_a_seed_is_said_and_gives_the_same_key() -> None:
 def test_misuse_is_an_error(arguments, message: str) -> None:
     with pytest.raises(InputError, match=message):
         equivalence(toy(), toy(), **arguments)
+
+
+class Weighed(nn.Module):
+    """One input less twice the other, under names of one's own."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x - 2 y. Shapes: any, the same."""
+        return x - 2 * y
+
+
+class Turned(nn.Module):
+    """The same with the inputs in the other order."""
+
+    def forward(self, p: Tensor, q: Tensor) -> Tensor:
+        """q - 2 p. Shapes: any, the same."""
+        return q - 2 * p
+
+
+@pytest.mark.parametrize("given", [{"p": "y"}, {"q": "x"}, {"p": "y", "q": "x"}])
+def test_inputs_are_matched_as_asked_and_the_others_by_position(given: dict[str, str]) -> None:
+    a, b = (trace(kind().eval(), normal(2, 3), normal(2, 3, seed=1)) for kind in (Weighed, Turned))
+    assert equivalence(a, b, match=given, seed=0).proved
+    assert equivalence(a, b, seed=0).verdict is Verdict.REFUTED
+    wrong = {name: "xy"[other == "x"] for name, other in given.items()}
+    assert equivalence(a, b, match=wrong, seed=0).verdict is Verdict.REFUTED

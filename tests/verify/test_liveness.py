@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from passes import dictionary, direction, gates, heads, paths, surrogate
-from rewrite import TautomerError, Terms, split, trace
+from rewrite import InputError, TautomerError, Terms, split, trace
 from tests import models
 from verify import Verdict, equivalence
 from verify.liveness import liveness, raise_unless_alive
@@ -133,3 +133,22 @@ def zero(y: Tensor) -> Terms:
 def test_a_term_that_is_zero_for_all_inputs_is_alive(program) -> None:
     found = liveness(program.apply(zero.at("transformer.h.0.mlp")), ["transformer.h.0.mlp/zero"], seed=0)
     assert found[0].alive, "an edit there reaches the output"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"addresses": [3]}, "liveness: expected a list of addresses, got int"),
+        ({"addresses": 3}, "liveness: expected a list of addresses, got int"),
+        ({"addresses": "transformer.h.0.mlp"}, "liveness: expected a list of addresses, got 'transformer.h.0.mlp'"),
+        ({"progress": 3}, "liveness: expected progress as a function of a text, got int"),
+    ],
+)
+def test_misuse_is_an_error(program, arguments, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        liveness(program, **arguments)
+
+
+def test_liveness_of_what_is_no_program_is_an_error() -> None:
+    with pytest.raises(InputError, match="liveness: expected a program, got Linear"):
+        liveness(nn.Linear(2, 2))  # type: ignore[arg-type]

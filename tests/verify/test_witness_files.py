@@ -150,7 +150,7 @@ def test_a_region_that_is_not_there(inner: Witness) -> None:
 def test_other_outputs(found: Witness) -> None:
     two = plain(lambda x: (x, x), normal(2, 3))
     one = plain(lambda x: x, normal(2, 3))
-    with pytest.raises(InputError, match="expected programs with the same outputs, got other outputs: 1 and 2"):
+    with pytest.raises(InputError, match="expected programs with the same outputs, got other outputs: one value and a sequence of 2"):
         replay(one, two, Witness({"x": normal(2, 3)}, found.gap, "by hand"))
 
 
