@@ -99,7 +99,8 @@ def _tries(
             yield from _with_ids(sides, node, cases[0], known)
         elif roles.get(leaf.name) == "values":
             for value in sorted(known.numbers, key=abs):
-                yield f"{leaf.name} around {value:g}, a number of the graphs", {**cases[0], node: _around(cases[0][node], value, generator)}
+                for drawn in _around(cases[0][node], value, generator):
+                    yield f"{leaf.name} around {value:g}, a number of the graphs", {**cases[0], node: drawn}
 
 
 def _with_ids(sides: Sides, node: str, case: Case, known: Harvest) -> Iterator[tuple[str, Case]]:
@@ -144,9 +145,11 @@ def _lists(known: Harvest, like: Tensor, rows: int) -> Iterator[Tensor]:
                 yield torch.stack([_filled(like.new_empty(long), s) for s in (starts[i : i + batch] * batch)[:batch]]).view(like.shape)
 
 
-def _around(like: Tensor, value: float, generator: torch.Generator) -> Tensor:
-    factor = 1 + torch.randn(like.shape, generator=generator, dtype=torch.float64)
-    return (value * factor + 0.1 * torch.randn(like.shape, generator=generator, dtype=torch.float64)).to(like)
+def _around(like: Tensor, value: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers around `value`, and the same ones mirrored there: each entry is on either side of it once."""
+    off = value * torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    off = off + 0.1 * torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    return (value + off).to(like), (value - off).to(like)
 
 
 def _climb(setting: Setting, roles: Mapping[str, Role], generator: torch.Generator) -> Witness | None:
