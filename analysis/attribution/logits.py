@@ -167,9 +167,9 @@ def _ids(tokens: Tokens, examples: int, batch: Batch) -> Tensor:
             raise InputError(f"{WHERE}: expected a label {tokens!r} in every batch, got {sorted(batch)}.")
         tokens = batch[tokens]
     ids = torch.as_tensor(tokens)
-    if ids.dim() > 1 or ids.is_floating_point() or (ids.dim() == 1 and len(ids) != examples):
+    if ids.dim() > 1 or ids.is_floating_point() or ids.dtype is torch.bool or (ids.dim() == 1 and len(ids) != examples):
         raise InputError(f"{WHERE}: expected one token id, or one for each of {examples} examples, got {ids.dtype} {list(ids.shape)}.")
-    return ids.expand(examples)
+    return ids.long().expand(examples)  # bytes would be taken as a mask
 
 
 def _of_members(program: Program, term: str, family: str, batch: Batch, chosen: _Chosen) -> Tensor:

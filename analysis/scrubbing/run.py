@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,8 +57,7 @@ def scrub(
     TautomerError for a rewrite that is another function, unless `unproved`.
     """
     pool = joined(batches(program, data, "scrub"))
-    if not seeds or (examples is not None and examples < 1):
-        raise InputError(f"scrub: expected at least one seed and example, got seeds={seeds!r}, examples={examples!r}.")
+    _check(examples, seeds, baselines or {})
     others = {name: h for name, h in (baselines or {}).items() if isinstance(h, Hypothesis)}
     named: dict[str, Hypothesis] = {"": hypothesis, "random": Hypothesis(sampler=unconditional), **others}
     job = Job(program, {name: unshared(program, h) for name, h in named.items()}, pool, loss, correct, memory)
@@ -66,7 +65,7 @@ def scrub(
     check_positions(program, named.values(), reference)
     draws = {(name, seed): draw(h, reference, pool, seed) for name, h in named.items() for seed in seeds}
     job.check(draws["", seeds[0]], reference)
-    shown = standing(job.programs[""], unproved=unproved)
+    shown, *_ = [standing(job.programs[name], unproved=unproved) for name in ("", *others)]
     with _progress(job.chunks(reference) * (len(draws) + 1)) as tell:
         exact = job.run(program, Draw({"": reference}, {}), reference, tell)
         made = {key: job.run(job.programs[key[0]], one, reference, tell) for key, one in draws.items()}
@@ -83,6 +82,20 @@ def scrub(
         constant=constant_model(exact.output, reference, loss),
         alone={name: (count, rows(reference)) for name, count in draws["", seeds[0]].alone.items() if count},
     )
+
+
+def _check(examples: int | None, seeds: Any, baselines: Mapping[str, float | Hypothesis]) -> None:
+    """Raises: InputError for seeds, a number of examples or baselines that mean nothing."""
+    whole = isinstance(seeds, Sequence) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"scrub: expected seeds of their own, whole numbers from 0, at least one, got seeds={seeds!r}.")
+    if examples is not None and examples < 1:
+        raise InputError(f"scrub: expected at least one example, got examples={examples!r}.")
+    for name, value in baselines.items():
+        if name in ("", "random", "constant"):
+            raise InputError(f"scrub: expected a baseline of a name of its own, got {name!r}, which is taken. Rename it.")
+        if not isinstance(value, Hypothesis) and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise InputError(f"scrub: expected baseline {name!r} to be a number or a Hypothesis, got {value!r}.")
 
 
 def unshared(program: Program, hypothesis: Hypothesis) -> Program:
@@ -150,7 +163,7 @@ class Job:
 
     def chunks(self, reference: Batch) -> int:
         """How many chunks one run takes."""
-        return ceil(rows(reference) / self._size(self.programs[""]))
+        return math.ceil(rows(reference) / self._size(self.programs[""]))
 
     def _size(self, program: Program) -> int:
         """How many rows a chunk has: what a static program is for, else what the memory allows."""

@@ -259,7 +259,9 @@ def test_direct_logit_attribution_of_the_balancer() -> None:
     ids = tokens(strings(4, seed=0))[:, :6]  # a prefix is proved in less time
     model = load_balancer()
     program = distributed(trace(model, ids).apply(heads.at("blocks.1.attn")), "unembed")
-    table = direct_logit_attribution(program, {"input_ids": ids, "label": torch.tensor([1, 0, 1, 1])}, "label", against=0)
+    table = direct_logit_attribution(
+        program, {"input_ids": ids, "label": torch.tensor([1, 0, 1, 1], dtype=torch.uint8)}, "label", against=0
+    )
     writers = {address: values for address, values in table.examples.items() if "[" not in address}
     with torch.no_grad():
         logits = model(ids)
@@ -272,6 +274,7 @@ def test_direct_logit_attribution_of_the_balancer() -> None:
         (7, "expected tokens from 0 to 1"),
         ("word", "expected a label 'word'"),
         (torch.tensor([0, 1]), "each of 4 examples"),
+        (torch.ones(4, dtype=torch.bool), "expected one token id"),
     ):
         with pytest.raises(InputError, match=text):
             direct_logit_attribution(program, {"input_ids": ids}, token)

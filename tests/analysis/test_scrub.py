@@ -282,3 +282,27 @@ def test_a_rewrite_that_is_another_function_is_refused() -> None:
     with pytest.raises(TautomerError, match=r"expected a rewrite that is the same function, got rewrite REFUTED"):
         scrub(wrong, Hypothesis(), data, loss)
     assert "rewrite REFUTED" in str(scrub(wrong, Hypothesis(), data, loss, seeds=(0,), unproved=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"seeds": (0, 0)}, "seeds of their own"),
+        ({"seeds": ()}, "at least one"),
+        ({"seeds": 3}, "whole numbers"),
+        ({"seeds": (-1,)}, "whole numbers from 0"),
+        ({"examples": 0}, "at least one example"),
+        ({"baselines": {"": 1.0}}, "a name of its own"),
+        ({"baselines": {"random": 1.0}}, "a name of its own"),
+        ({"baselines": {"mine": "1"}}, "a number or a Hypothesis"),
+        ({"baselines": {"mine": float("nan")}}, "a number or a Hypothesis"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_anything_runs(wrong: dict[str, Any], said: str) -> None:
+    _, program, data = two()
+
+    def never(output: Any, batch: Any) -> Tensor:
+        raise AssertionError("run")
+
+    with pytest.raises(InputError, match=said):
+        scrub(program, TREE, data, never, **wrong)
