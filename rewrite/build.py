@@ -17,9 +17,9 @@ from rewrite.errors import TraceError
 from rewrite.nested import argument_names, input_names, spec_names
 from rewrite.ops import same_shape
 from rewrite.program import Program
+from rewrite.readers import reads
 from rewrite.records import Calling, Header, Leaf, LeafKind, Site
 from rewrite.shapes import Example
-from rewrite.splice import reads
 from rewrite.strip import is_random, merge_aliases, robust
 from rewrite.taps import PREFIX, Tap
 

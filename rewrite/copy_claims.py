@@ -18,9 +18,10 @@ from torch import Tensor, fx
 from rewrite.capture import capture
 from rewrite.paths import additive, factor_nodes
 from rewrite.places import here
+from rewrite.readers import reads
 from rewrite.records import Claim, Site
 from rewrite.run import needed
-from rewrite.splice import Splicer, reads
+from rewrite.splice import Splicer
 from rewrite.tracks import Track
 
 if TYPE_CHECKING:

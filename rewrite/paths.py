@@ -11,10 +11,11 @@ from torch import fx
 
 from rewrite.capture import Captured
 from rewrite.errors import PassError
+from rewrite.readers import reads
 from rewrite.records import Claim, Site
 from rewrite.routes import parse_route, pointed
 from rewrite.run import needed
-from rewrite.splice import Splicer, reads
+from rewrite.splice import Splicer
 from rewrite.unedited import is_unedited
 
 aten = torch.ops.aten

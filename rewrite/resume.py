@@ -20,8 +20,8 @@ from rewrite.call import bind, restore
 from rewrite.errors import SiteError
 from rewrite.excerpt import Excerpt, Fork, Taken, positionwise
 from rewrite.layout import Layout
+from rewrite.readers import reads
 from rewrite.run import needed
-from rewrite.splice import reads
 
 if TYPE_CHECKING:
     from rewrite.program import Program

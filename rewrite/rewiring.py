@@ -23,8 +23,9 @@ from rewrite.claims import claim_graph
 from rewrite.errors import PassError, SiteError
 from rewrite.law import Bound, Free
 from rewrite.paths import additive, crossed, factor_nodes, path_claim, same_sum, split_path
+from rewrite.readers import coordinate_tag
 from rewrite.records import FamilyRecord, GateRecord, Site
-from rewrite.splice import Splicer, coordinate_tag
+from rewrite.splice import Splicer
 from rewrite.terms import Skip, axis_dims
 from rewrite.unedited import unedited
 

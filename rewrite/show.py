@@ -59,7 +59,7 @@ def site_table(program: Program, glob: str, kind: SiteKind | None) -> SiteTable:
 
 
 def _row(program: Program, site: Site) -> Row:
-    from rewrite.splice import reads
+    from rewrite.readers import reads
 
     node = program.nodes[site.node]
     return Row(site.address, site.kind, shape_text(node), sum(reads(user, site) for user in node.users))

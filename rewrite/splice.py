@@ -7,8 +7,7 @@ and names that speak of it stay true.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +17,16 @@ from torch.utils import _pytree as pytree
 
 from rewrite.capture import Captured, fake_mode
 from rewrite.errors import PassError, SiteError
+from rewrite.ledger import Ledger
 from rewrite.ops import Operand
-from rewrite.records import Claim, FamilyRecord, GateRecord, Leaf, LeafKind, Site, SiteKind, SplitRecord, Step
+from rewrite.readers import before, coordinate_tag, reads
+from rewrite.records import FamilyRecord, Leaf, LeafKind, Site
 
 if TYPE_CHECKING:
     from rewrite.program import Program
 
 aten = torch.ops.aten
 ORDER: tuple[LeafKind, ...] = ("parameter", "buffer", "constant", "gate", "input")
-UNEDITED = "/+unedited"  # the tag of nodes that no edit, gate or rewrite ever reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Cut:
     followers: list[str]
 
 
-class Splicer:
+class Splicer(Ledger):
     """A fork of a program's graph and tables, open for edits until `finish`."""
 
     def __init__(self, program: Program):
@@ -48,25 +48,14 @@ class Splicer:
         image: dict[fx.Node, fx.Node] = {}
         result = self.graph.graph_copy(program.graph, image)
         self.graph.output(result).meta.update(program.graph.output_node().meta)
-        self.nodes: dict[str, fx.Node] = {new.name: new for new in self.graph.nodes}
+        super().__init__(program, {new.name: new for new in self.graph.nodes})
         self.leaves = dict(program.leaves)
         self.tensors = dict(program.tensors)
-        self.sites = dict(program.sites_by_address)
-        self.families = dict(program.families)
-        self.gates = dict(program.gate_records)
-        self.splits, self.claims, self.steps = list(program.splits), list(program.claims), list(program.steps)
         self.mode = fake_mode(self.graph)
-        self._at: dict[str, list[str]] = defaultdict(list)
-        for site in self.sites.values():
-            self._at[site.node].append(site.address)
         self._leaf_of_tensor = {
             id(self.tensors[leaf.name]): name for name, leaf in reversed(self.leaves.items()) if leaf.name in self.tensors
         }
         self._leaf_names = {leaf.name for leaf in self.leaves.values()}
-        self._tags = len(self.splits) + len(self.gates) + len(self.steps)
-        self._around: dict[str, tuple[str, ...]] = {}
-        for scope in {node.meta.get("scope", ()) for node in self.graph.nodes}:
-            self._around.update((tag, scope[:i]) for i, tag in enumerate(scope) if "/+" not in tag)
         self._last: dict[LeafKind, fx.Node] = {leaf.kind: self.nodes[name] for name, leaf in self.leaves.items()}
 
     def finish(self) -> Program:
@@ -174,12 +163,6 @@ class Splicer:
         output = self.graph.output_node()
         output.args = fx.map_arg(output.args, lambda n: image.get(n, n))  # type: ignore[assignment]
 
-    def move_site(self, address: str, node: fx.Node) -> None:
-        """Makes `address` the name of `node`, whose readers are now the site's."""
-        self._at[self.sites[address].node].remove(address)
-        self.sites[address] = replace(self.sites[address], node=node.name)
-        self._at[node.name].append(address)
-
     def operand(self, operand: Operand) -> fx.Node:
         """The node of a canonical operand; what moves it first becomes nodes of its own."""
         node = operand.node
@@ -247,7 +230,7 @@ class Splicer:
         for address in self._at[site.node]:
             other = self.sites[address]
             own = {user for user in node.users if reads(user, other)}
-            if other is site or (own and own <= moved and not _before(other, site)):
+            if other is site or (own and own <= moved and not before(other, site)):
                 followers.append(address)
         return Cut(site, node, readers, followers)
 
@@ -270,15 +253,6 @@ class Splicer:
         site, node = self.site(record.address), self.nodes[record.total]
         return self.cut(site) if site.node == record.total else Cut(site, node, list(node.users), [])
 
-    def before_splits(self, site: Site) -> list[fx.Node]:
-        """What the site's node was before it was split, and before that, the latest first."""
-        whole = {split.total: split.whole for split in self.splits}
-        found, name = [], site.node
-        while name in whole:
-            name = whole[name]
-            found.append(self.nodes[name])
-        return found
-
     def cut_whole(self, site: Site, node: fx.Node) -> Cut:
         """Who reads what a site was before it was split: the splits alone."""
         return Cut(site, node, list(node.users), [])
@@ -298,132 +272,6 @@ class Splicer:
         act = self.nodes[record.operands[record.act]]
         for reader in [user for user in act.users if coordinate_tag(record.address) in user.meta.get("scope", ())]:
             reader.replace_input_with(act, value)
-
-    def outer_scope(self, site: Site) -> tuple[str, ...]:
-        """The tags of the code around `site`: around the module whose input or output it is, else those of its node."""
-        module = site.address.partition("@in")[0].partition(":")[0]
-        if site.kind in ("output", "input"):
-            return self._scope_around(module)
-        return tuple(tag for tag in self.nodes[site.node].meta.get("scope", ()) if "/+" not in tag)
-
-    def _scope_around(self, module: str) -> tuple[str, ...]:
-        if module in self._around:
-            return self._around[module]
-        # a module without nodes of its own (an identity): the code around it is that of the nearest module that has some
-        while "." in module:
-            module = module.rpartition(".")[0]
-            if module in self._around:
-                return (*self._around[module], module)
-        return ()
-
-    def tag(self, address: str) -> str:
-        """A tag of its own for the sum, gate or path at `address`."""
-        self._tags += 1
-        return f"{address}/+{self._tags}"
-
-    # ------------------------------------------------------------------------------------------------ tables
-
-    def name_site(self, address: str, node: fx.Node, kind: SiteKind, scope: str | None = None) -> Site:
-        """The new site.
-
-        Raises: PassError if the name is taken.
-        """
-        if address in self.sites:
-            raise PassError(f"{address}: expected a name that is not taken at this site, got one that is. Pass name=.")
-        site = self.sites[address] = Site(address, node.name, kind, scope)
-        self._at[node.name].append(address)
-        return site
-
-    def add_family(self, record: FamilyRecord) -> None:
-        """Records a family."""
-        self.families[record.address] = record
-
-    def add_split(self, record: SplitRecord) -> None:
-        """Records a split."""
-        self.splits.append(record)
-
-    def add_claim(self, claim: Claim) -> None:
-        """Records a claim."""
-        self.claims.append(claim)
-
-    def rebind_claims(self, old: fx.Node, new: fx.Node) -> None:
-        """Makes claims and splits that speak of `old` speak of `new`, which took its place as what the terms are computed from."""
-        moved = {("node", old.name): ("node", new.name), ("fresh", old.name): ("fresh", new.name)}
-        renamed = {old.name: new.name}
-        self.claims = [
-            replace(
-                claim,
-                bindings={name: moved.get(binding, binding) for name, binding in claim.bindings.items()},
-                swaps={name: {renamed.get(n, n): other for n, other in swaps.items()} for name, swaps in claim.swaps.items()},
-            )
-            for claim in self.claims
-        ]
-        self.splits = [replace(split, whole=new.name) if split.whole == old.name else split for split in self.splits]
-
-    def rebind_claims_of(self, term: str, image: Callable[[fx.Node], fx.Node]) -> None:
-        """Makes the claims that read a term speak of what `image` says of their nodes."""
-
-        def moved(binding: tuple[str, str]) -> tuple[str, str]:
-            kind, what = binding
-            return (kind, what) if kind == "member" else (kind, image(self.nodes[what]).name)
-
-        def rebound(claim: Claim) -> Claim:
-            swaps = {name: {image(self.nodes[n]).name: other for n, other in swapped.items()} for name, swapped in claim.swaps.items()}
-            return replace(claim, bindings={name: moved(binding) for name, binding in claim.bindings.items()}, swaps=swaps)
-
-        self.claims = [rebound(claim) if term in claim.reads else claim for claim in self.claims]
-
-    def add_gate(self, record: GateRecord) -> None:
-        """Records a gate."""
-        self.gates[record.address] = record
-
-    def add_step(self, step: Step) -> None:
-        """Records a step of the history."""
-        self.steps.append(step)
-
-    def site(self, address: str) -> Site:
-        """The site called `address`.
-
-        Raises: SiteError if there is none.
-        """
-        if address not in self.sites:
-            raise SiteError(f"no site is called {address!r} among {len(self.sites)}. List them with program.sites().")
-        return self.sites[address]
-
-    def value(self, site: Site) -> Any:
-        """The fake value of a site."""
-        return self.nodes[site.node].meta["val"]
-
-
-def reads(user: fx.Node, site: Site) -> bool:
-    """True if `user`, a user of the site's node, reads the site: a module's output is read outside of it, its input inside.
-
-    An un-edited copy reads nothing that can be edited.
-    """
-    scope = user.meta.get("scope", ())
-    if UNEDITED in scope:
-        return False
-    if site.kind == "output":
-        module = site.address.partition(":")[0]
-        return user.op == "output" if not module else module not in scope
-    return site.scope is None or site.scope in scope
-
-
-def coordinate_tag(family: str) -> str:
-    """The tag of nodes that read a family's coordinates as they are after what was done to them."""
-    return f"{family}@act/+"
-
-
-def _before(other: Site, site: Site) -> bool:
-    """True if a value is `other` before it is `site`: outputs come from the inside out, inputs then go from the outside in."""
-    if site.kind == "input" and other.kind != "input":
-        return True
-    if site.kind != other.kind or site.kind not in ("input", "output"):
-        return False
-    mark = "@in" if site.kind == "input" else ":"
-    here, there = site.address.partition(mark)[0], other.address.partition(mark)[0]
-    inner, outer = (there, here) if site.kind == "output" else (here, there)
-    return inner != outer and (not outer or inner.startswith(f"{outer}."))
 
 
 def _needed(wanted: Sequence[fx.Node], image: Mapping[fx.Node, Any]) -> set[fx.Node]:

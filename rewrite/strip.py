@@ -16,8 +16,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from rewrite.ops import same_shape
+from rewrite.readers import reads
 from rewrite.records import Site
-from rewrite.splice import reads
 
 aten = torch.ops.aten
 ALIAS = aten.alias.default

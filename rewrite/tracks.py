@@ -17,10 +17,11 @@ from rewrite.address import Address, find, indices, slices
 from rewrite.errors import PassError, SiteError
 from rewrite.paths import scales
 from rewrite.places import Region, Span, span
+from rewrite.readers import reads
 from rewrite.records import Site
 from rewrite.routes import Hop, Route, pointed
 from rewrite.run import descendants, needed
-from rewrite.splice import Splicer, reads
+from rewrite.splice import Splicer
 from rewrite.terms import axis_dims
 
 Edge = tuple[fx.Node, fx.Node]

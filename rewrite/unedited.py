@@ -14,8 +14,9 @@ from torch import fx
 
 from rewrite.errors import PassError
 from rewrite.ops import same_shape
+from rewrite.readers import UNEDITED
 from rewrite.run import expression, needed
-from rewrite.splice import UNEDITED, Splicer
+from rewrite.splice import Splicer
 
 aten = torch.ops.aten
 RESHAPING = (aten.unsqueeze.default, aten.expand.default, aten.reshape.default, aten.alias.default)

@@ -20,9 +20,9 @@ from torch import fx
 from rewrite import InputError, SiteError, TautomerError
 from rewrite.address import indices, parse
 from rewrite.program import Program
+from rewrite.readers import reads
 from rewrite.records import FamilyRecord, SplitRecord
 from rewrite.run import descendants, needed
-from rewrite.splice import reads
 from rewrite.terms import axis_dims
 from verify.cases import given_cases
 from verify.decide import sub_key

@@ -17,7 +17,7 @@ from benchmarks.mutants.draft import Mutant
 from rewrite import Program
 from verify import Verdict, equivalence
 from verify.cases import given_cases, other_shapes, redrawn
-from verify.equivalence import Job
+from verify.job import Job
 from verify.ladder import ladder
 from verify.roles import roles_of
 from verify.shadow import Case, sweep

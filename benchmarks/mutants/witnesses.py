@@ -19,8 +19,8 @@ from rewrite import Program
 from rewrite.records import Claim
 from rewrite.run import needed
 from verify.cases import given_cases, redrawn
-from verify.equivalence import Job
 from verify.gap import Gap, gap
+from verify.job import Job
 from verify.ladder import DIFFERENT, gradient_gap
 from verify.runs import FAILURES, Place, Setting, shows
 from verify.shadow import lifted, sweep

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from rewrite.checks import runner
 from rewrite.program import Program
-from rewrite.splice import reads
+from rewrite.readers import reads
 from rewrite.switches import switched
 from rewrite.taps import Recorder
 from rewrite.trace import trace

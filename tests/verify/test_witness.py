@@ -13,7 +13,7 @@ from tests.verify.programs import normal, plain, toy, variant
 from tests.verify.toy import CORRECT
 from verify import Verdict, equivalence
 from verify.cases import given_cases, redrawn, rows_read
-from verify.equivalence import Job
+from verify.job import Job
 from verify.ladder import Sides
 from verify.match import match
 from verify.roles import roles_of

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from rewrite.call import bind
 from rewrite.errors import InputError, nearest
 from rewrite.program import Program
-from verify.equivalence import Job
 from verify.gap import Gap
+from verify.job import Job
 from verify.ladder import DIFFERENT, ROUNDING, gradient_gap
 from verify.leaves import leaf_values
 from verify.report import difference_lines, finite
