@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from types import CodeType
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from rewrite import FileError, Program
+from rewrite import FileError
 from rewrite.save import write_whole
 
 MAIN = "sweep.json"
@@ -25,15 +23,20 @@ class Checkpoint:
 
     CLEAN = -1  # in the place of a target: the metric without edits
 
-    def __init__(self, folder: str | Path, fingerprint: Mapping[str, str]):
-        """Raises: FileError if the folder holds another sweep, saying what differs."""
+    def __init__(self, folder: str | Path, fingerprint: Mapping[str, str], targets: int, examples: Sequence[int]):
+        """`targets` are how many there are, `examples` how many each batch has.
+
+        Raises: FileError if the folder holds another sweep, saying what differs, or files that are no pieces of this one.
+        """
         self.folder = Path(folder).resolve()
+        self.targets, self.examples = targets, list(examples)
+        self._sweep = sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()
         self._pieces: dict[int, dict[int, Tensor]] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._open(dict(fingerprint))
             for path in sorted(self.folder.glob("piece-*.safetensors")):
-                self._read(path)
+                self._remember(*self._read(path))
         except OSError as error:
             raise FileError(f"checkpoint {folder}: expected a folder to write to, got {error.strerror}.") from None
 
@@ -44,8 +47,10 @@ class Checkpoint:
             return
         try:
             found = json.loads(main.read_text(encoding="utf-8"))
-        except ValueError:
-            raise FileError(f"{main}: expected the description of a sweep, got no JSON. Choose another folder.") from None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise FileError(f"{main}: expected the description of a sweep, got something else. Choose another folder.")
         differs = [name for name in fingerprint if found.get(name) != fingerprint[name]]
         if differs:
             raise FileError(
@@ -53,12 +58,27 @@ class Checkpoint:
                 "Choose another folder."
             )
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path) -> tuple[int, list[int], Tensor]:
+        """(batch, targets, values) of a file that holds them as this sweep would have written them.
+
+        Raises: FileError for any other file.
+        """
         try:
-            piece = load_file(path)
-            batch, targets, values = int(piece["batch"]), piece["targets"].tolist(), piece["values"]
+            with safe_open(path, "pt") as file:
+                sweep = (file.metadata() or {}).get("sweep")
+                batch, targets, values = (file.get_tensor(name) for name in ("batch", "targets", "values"))
         except Exception as error:
             raise FileError(f"{path}: expected a piece of a sweep, got a file that is none ({error}). Remove it.") from None
+        if sweep != self._sweep:
+            raise FileError(f"{path}: expected a piece of this sweep, got one of another. Remove it.")
+        numbers = batch.dtype == targets.dtype == torch.int64 and batch.dim() == 0 and targets.dim() == 1
+        known = numbers and 0 <= int(batch) < len(self.examples) and bool(((targets >= self.CLEAN) & (targets < self.targets)).all())
+        shape = [len(targets), self.examples[int(batch)]] if known else []
+        if not known or values.dtype != torch.float64 or list(values.shape) != shape or not bool(torch.isfinite(values).all()):
+            raise FileError(f"{path}: expected numbers for targets and examples of this sweep, got others. Remove it.")
+        return int(batch), targets.tolist(), values
+
+    def _remember(self, batch: int, targets: Sequence[int], values: Tensor) -> None:
         self._pieces.setdefault(batch, {}).update(zip(targets, values, strict=True))
 
     def known(self, batch: int) -> dict[int, Tensor]:
@@ -69,69 +89,5 @@ class Checkpoint:
         """Writes a finished piece. Shapes: values [target, example]."""
         piece = {"batch": torch.tensor(batch), "targets": torch.tensor(list(targets)), "values": values.contiguous()}
         name = f"piece-{batch}-{targets[0]}.safetensors"
-        write_whole(self.folder / name, lambda partial: save_file(piece, partial))
-        self._pieces.setdefault(batch, {}).update(zip(targets, values, strict=True))
-
-
-def fingerprint(program: Program, data: Sequence[Mapping[str, Any]], **settings: Any) -> dict[str, str]:
-    """What a sweep depends on, by name: a digest for the program, its tensors and the data, and the settings themselves or digests."""
-    return {
-        "program": _digest(str(program.graph)),
-        "weights": _digest(*(item for name in sorted(program.tensors) for item in (name, program.tensors[name]))),
-        "data": _digest(*(item for batch in data for name in sorted(batch) for item in (name, batch[name]))),
-        **{name: _digest(value) if isinstance(value, Tensor | Mapping) else str(value) for name, value in settings.items()},
-    }
-
-
-def _digest(*values: Any) -> str:
-    found = sha256()
-    for value in values:
-        if isinstance(value, Tensor):
-            found.update(f"{value.dtype} {list(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        elif isinstance(value, Mapping):
-            found.update(_digest(*(item for name in sorted(value) for item in (name, value[name]))).encode())
-        else:
-            found.update(repr(value).encode())
-        found.update(b"\0")
-    return found.hexdigest()
-
-
-def spelled(function: Any, depth: int = 8) -> str:
-    """What can be told of a function, as text: its code with names and numbers, its defaults, and what it closes over.
-
-    What it looks up when it runs is told by name only.
-    """
-    function = getattr(function, "__func__", function)
-    if isinstance(function, partial):
-        return f"partial {spelled(function.func, depth - 1)} {_told((function.args, function.keywords), depth)}"
-    code = getattr(function, "__code__", None)
-    if code is None:  # an object that is called
-        kind = type(function)
-        own = getattr(kind.__call__, "__code__", None)
-        return f"{kind.__module__}.{kind.__qualname__} {_code(own) if own else ''} {_told(getattr(function, '__dict__', {}), depth)}"
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    given = _told((function.__defaults__, function.__kwdefaults__, cells), depth)
-    return f"{function.__module__}.{function.__qualname__} {_code(code)} {given}"
-
-
-def _code(code: CodeType) -> str:
-    """The instructions of a function with the names and numbers in them, of functions inside it too."""
-    constants = [_code(one) if isinstance(one, CodeType) else sorted(map(repr, one)) if isinstance(one, frozenset) else repr(one)
-                 for one in code.co_consts]  # fmt: skip
-    return sha256(repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants)).encode()).hexdigest()
-
-
-def _told(value: Any, depth: int) -> str:
-    """A value as text: tensors by what they hold, functions by their code, other objects by type and what they hold."""
-    if isinstance(value, Tensor):
-        return _digest(value)
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(sorted(f'{name!r}: {_told(item, depth)}' for name, item in value.items()))}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_told(item, depth) for item in value)}]"
-    if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(_told(item, depth) for item in value))}}}"
-    if value is None or isinstance(value, str | bytes | bool | int | float | complex | torch.dtype | torch.device):
-        return repr(value)
-    return spelled(value, depth - 1) if depth else type(value).__qualname__
+        write_whole(self.folder / name, lambda partial: save_file(piece, partial, metadata={"sweep": self._sweep}))
+        self._remember(batch, targets, values)

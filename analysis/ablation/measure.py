@@ -8,14 +8,15 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from analysis.ablation.checkpoint import Checkpoint, fingerprint, spelled
+from analysis.ablation.checkpoint import Checkpoint
 from analysis.ablation.edits import check_places
 from analysis.ablation.effects import MEMORY, Effects, Plan, Positions
+from analysis.ablation.fingerprint import fingerprint
 from analysis.ablation.reference import Mode, Over, References, Value
 from analysis.ablation.targets import Target, check_alive, prepared, singles, together
 from analysis.ablation.targets import pairs as every_two
 from analysis.checks import check_functions, check_seed, is_number
-from analysis.data import Batch, Metric, batches
+from analysis.data import Batch, Metric, batches, size
 from analysis.standing import standing
 from analysis.table import Table, summary
 from rewrite import InputError, Program
@@ -99,9 +100,10 @@ def _table(
     check_alive(program, targets, seed)
     checkpoint = None
     if folder := settings.get("checkpoint"):
-        shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": spelled(metric)}
+        shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": metric}
         names = ", ".join(target.address for target in targets)
-        checkpoint = Checkpoint(folder, fingerprint(program, listed, targets=names, **shown))
+        told = fingerprint(program, listed, targets=names, **shown)
+        checkpoint = Checkpoint(folder, told, len(targets), [size(program, batch) for batch in listed])
     found = plan.run(prepared_references, checkpoint, progress)
     told = {"mode": mode, **({"over": over} if mode == "mean" else {}), "seed": seed}
     return _rows(title, known, targets, found, told)

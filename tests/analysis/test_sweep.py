@@ -1,12 +1,17 @@
 """A sweep computes shared work once, and gives what one run a target gives: whatever is stacked, read, kept, or taken up again."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -271,6 +276,44 @@ def test_a_checkpoint_of_another_sweep_is_refused(tmp_path) -> None:
         residual(tmp_path)
 
 
+PIECES: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "a target that there is not": lambda piece: {**piece, "targets": piece["targets"] + 100},
+    "a negative target": lambda piece: {**piece, "targets": piece["targets"] - 9},
+    "targets that are no numbers of any": lambda piece: {**piece, "targets": piece["targets"] + 0.5},
+    "a batch that there is not": lambda piece: {**piece, "batch": torch.tensor(7)},
+    "examples that there are not": lambda piece: {**piece, "values": piece["values"].repeat(1, 2)},
+    "numbers that are none": lambda piece: {**piece, "values": piece["values"] * torch.nan},
+    "numbers of less precision": lambda piece: {**piece, "values": piece["values"].float()},
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_piece_that_this_sweep_did_not_write_is_refused(tmp_path, name: str) -> None:
+    residual(tmp_path)
+    path = sorted(tmp_path.glob("piece-*"))[-1]
+    with safe_open(path, "pt") as file:
+        told, piece = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(PIECES[name](piece), path, metadata=told)
+    with pytest.raises(FileError, match="expected numbers for targets and examples of this sweep"):
+        residual(tmp_path)
+
+
+def test_a_piece_of_another_sweep_is_refused_whatever_its_name(tmp_path) -> None:
+    residual(tmp_path / "one")
+    residual(tmp_path / "other", mode="mean")
+    piece = sorted((tmp_path / "other").glob("piece-*"))[0]
+    shutil.copy(piece, tmp_path / "one" / piece.name)
+    with pytest.raises(FileError, match="expected a piece of this sweep, got one of another"):
+        residual(tmp_path / "one")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"sweep"', "no json", "[" * 100_000])
+def test_a_folder_with_another_description_is_refused(tmp_path, text: str) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(FileError, match="expected the description of a sweep"):
+        residual(tmp_path)
+
+
 def test_progress_counts_all_that_is_done(tmp_path) -> None:
     seen: list[str] = []
     residual(tmp_path, progress=seen.append)
@@ -291,13 +334,53 @@ class Scaled:
         return self.by * squares(output, batch)
 
 
+class Slotted:
+    __slots__ = ("__by",)
+
+    def __init__(self, by: float) -> None:
+        self.__by = by
+
+    def __call__(self, output, batch):
+        return self.__by * squares(output, batch)
+
+
+def weighted(last: float):
+    """A metric that holds an array which numpy prints in part."""
+    weights = np.ones(2000)
+    weights[1000] = last
+    return lambda output, batch: float(weights.sum()) * squares(output, batch)
+
+
+def unbound():
+    """A metric with a name that is not bound when it is looked at."""
+
+    def metric(output, batch):
+        return squares(output, batch) if output is not None else never  # pyright: ignore[reportUnboundVariable]
+
+    if metric is None:
+        never = 0.0
+    return metric
+
+
 METRICS = {
     "a number": (lambda o, b: o.square().sum((1, 2)), lambda o, b: o.square().sum((1, 2)) * 2.0),
     "a name": (lambda o, b: o.square().sum((1, 2)), lambda o, b: o.square().mean((1, 2))),
     "what it closes over": (scaled(1.0), scaled(2.0)),
     "an object": (Scaled(1.0), Scaled(2.0)),
+    "an object with slots": (Slotted(1.0), Slotted(2.0)),
+    "a method": (Scaled(1.0).__call__, Scaled(2.0).__call__),
+    "a large array": (weighted(1.0), weighted(2.0)),
+    "a name not bound": (unbound(), squares),
     "an argument bound": (partial(lambda by, o, b: by * squares(o, b), 1.0), partial(lambda by, o, b: by * squares(o, b), 2.0)),
 }
+
+
+def test_labels_in_large_arrays_are_part_of_the_data(tmp_path) -> None:
+    one, other = np.zeros(2000), np.zeros(2000)
+    other[1000] = 1
+    sweep(small(), ["blocks.0.mlp"], [{"x": vectors(0), "labels": [one]}], squares, checkpoint=tmp_path)
+    with pytest.raises(FileError, match="got one of another data"):
+        sweep(small(), ["blocks.0.mlp"], [{"x": vectors(0), "labels": [other]}], squares, checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize("name", METRICS)
