@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from rewrite import InputError, Program
+from rewrite.axes import axis_of, first_sizes
 from rewrite.call import bind
+from rewrite.nested import join, replaced, tensors_in
 
 Batch = Mapping[str, Any]
 Metric = Callable[[Any, Batch], Tensor]  # (output, batch) -> [example]
@@ -61,8 +63,9 @@ def size(program: Program, batch: Batch) -> int:
     Raises: InputError if no argument is a tensor.
     """
     for name in arguments(program):
-        if isinstance(batch[name], Tensor) and batch[name].dim():
-            return batch[name].shape[0]
+        for _, tensor in tensors_in(batch[name]):
+            if tensor.dim():
+                return tensor.shape[0]
     raise InputError(f"{program!r}: expected a tensor among {arguments(program)}, got none. Examples are counted along its first axis.")
 
 
@@ -86,29 +89,49 @@ def measured(metric: Metric, output: Any, batch: Batch, examples: int, where: st
     return found.double().cpu()
 
 
-def joined(parts: Sequence[Batch]) -> dict[str, Any]:
-    """Batches as one: tensors along their first axis, lists put together, everything else as in the first batch.
+def example_axes(program: Program) -> dict[str, int | None]:
+    """The axis of examples of each tensor among the arguments, by name (`x`, `inputs:mask`); None for one that has none."""
+    first, _ = first_sizes(program)
+    own = {leaf.name: program.nodes[node].meta["val"] for node, leaf in program.leaves.items() if leaf.kind == "input" and not leaf.copy_of}
+    return {name: axis_of(value.shape, first, 0) for name, value in own.items() if isinstance(value, Tensor)}
 
-    Raises: InputError for tensors whose other sizes differ.
+
+def joined(parts: Sequence[Batch]) -> dict[str, Any]:
+    """Batches as one: tensors along their first axis, lists put together, mappings name by name, everything else as in the first batch.
+
+    Raises: InputError for batches of other names, or tensors whose other sizes differ.
     """
     made: dict[str, Any] = {}
+    for number, part in enumerate(parts):
+        if part.keys() != parts[0].keys():
+            raise InputError(f"data: expected batches of the same names, {sorted(parts[0])}, got {sorted(part)} in batch {number}.")
     for name, first in parts[0].items():
         values = [part[name] for part in parts]
         if isinstance(first, Tensor) and first.dim():
-            if any(value.shape[1:] != first.shape[1:] for value in values):
-                raise InputError(
-                    f"{name}: expected batches that differ in their first size only, got {[list(v.shape) for v in values]}. Pad."
-                )
+            if any(not isinstance(value, Tensor) or value.shape[1:] != first.shape[1:] for value in values):
+                found = [list(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in values]
+                raise InputError(f"{name}: expected batches that differ in their first size only, got {found}. Pad.")
             made[name] = torch.cat(values)
+        elif isinstance(first, Mapping):
+            made[name] = joined(values)
         else:
-            made[name] = [item for value in values for item in value] if isinstance(first, list) else first
+            made[name] = [item for value in values for item in value] if isinstance(first, list | tuple) else first
     return made
+
+
+def picked(value: Any, rows: Tensor) -> Any:
+    """Some rows of what a batch holds: of tensors along their first axis, of lists, of everything in a mapping; other things whole."""
+    if isinstance(value, Tensor) and value.dim():
+        return value[rows.to(value.device)]
+    if isinstance(value, Mapping):
+        return {name: picked(item, rows) for name, item in value.items()}
+    return [value[i] for i in rows.tolist()] if isinstance(value, list | tuple) else value
 
 
 def drawn(program: Program, data: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """For each batch one of the same size, made of other examples of the data: a seeded permutation without fixed points.
 
-    Examples change places with examples of the same shape only.
+    Examples change places with examples of the same shape only. Arguments without an axis of examples stay as they are.
     Raises: InputError if an example has no other of its shape.
     """
     rows = [(number, row) for number, batch in enumerate(data) for row in range(size(program, batch))]
@@ -131,14 +154,28 @@ def drawn(program: Program, data: Sequence[Mapping[str, Any]], seed: int) -> lis
     return made
 
 
-def _shapes(program: Program, batch: Mapping[str, Any]) -> tuple[Any, ...]:
-    given = inputs(program, batch)
-    return tuple((name, tuple(value.shape[1:])) for name, value in given.items() if isinstance(value, Tensor))
+def _shapes(program: Program, batch: Batch) -> tuple[Any, ...]:
+    axes = example_axes(program)
+    return tuple(
+        (name, tuple(size for axis, size in enumerate(tensor.shape) if axis != axes.get(name)))
+        for name, tensor in _tensors(inputs(program, batch)).items()
+    )
+
+
+def _tensors(given: Batch) -> dict[str, Tensor]:
+    return {join(name, below): tensor for name, value in given.items() for below, tensor in tensors_in(value)}
 
 
 def _gathered(program: Program, data: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], rows: list[tuple[int, int]]) -> dict[str, Any]:
-    made, count = inputs(program, batch), len(rows)
+    """The arguments of a batch with the examples at `rows`, (batch, row), in the place of its own."""
+    made, axes = inputs(program, batch), example_axes(program)
+    sources = {number: _tensors(inputs(program, data[number])) for number, _ in rows}
     for name, value in made.items():
-        if isinstance(value, Tensor) and value.dim() and value.shape[0] == count:
-            made[name] = torch.stack([data[number][name][row] for number, row in rows])
+        found = {below: axes.get(join(name, below)) for below, _ in tensors_in(value)}
+        swap = {
+            below: torch.stack([sources[number][join(name, below)].select(axis, row) for number, row in rows], axis)
+            for below, axis in found.items()
+            if axis is not None
+        }
+        made[name] = replaced(value, swap) if swap else value
     return made

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from analysis.fingerprint import told
 from rewrite import Program, TautomerError
-from verify import Report, Verdict, equivalence
+from verify import Report, Verdict, equivalence, liveness, raise_unless_alive
 
 SOUND = (Verdict.PROVED, Verdict.CONSISTENT, Verdict.EDITED)
 _reports: WeakKeyDictionary[Program, tuple[Any, Report]] = WeakKeyDictionary()
+_alive: WeakKeyDictionary[Program, dict[str, set[str]]] = WeakKeyDictionary()  # where edits were found to reach an output, by gates
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def standing(
 
     Raises: TautomerError for a rewrite that is REFUTED, DIFFERS or UNKNOWN, or whose terms are not what they claim, unless `unproved`.
     """
-    state = (seed, tuple((address, gate.open) for address, gate in program.gates.items()))
+    state = (seed, _gates(program))
     known = _reports.get(program)
     if inputs is None and known is not None and known[0] == state:
         report = known[1]
@@ -65,3 +67,17 @@ def standing(
             f"A score on it would mean nothing; pass unproved=True to see one all the same.\n{found.report}"
         )
     return found
+
+
+def check_alive(program: Program, addresses: Iterable[str], seed: int) -> None:
+    """Raises: TautomerError if no edit at one of the addresses can reach an output; asked once for each state of the gates."""
+    known = _alive.setdefault(program, {}).setdefault(_gates(program), set())
+    new = [address for address in dict.fromkeys(addresses) if address not in known]
+    if new:
+        raise_unless_alive(liveness(program, new, seed=seed))
+        known.update(new)
+
+
+def _gates(program: Program) -> str:
+    """The state of all gates, as text."""
+    return told({address: [gate.g, gate.h, gate.r] for address, gate in program.gates.items()})

@@ -15,7 +15,8 @@ from analysis.demo import labels, load_balancer, strings, tokens
 from analysis.demo.data import CLOSE, OPEN
 from analysis.demo.model import D_MODEL
 from analysis.scrubbing import Hypothesis, Part, by, draw, unshared
-from analysis.scrubbing.run import Job, fixed_rows
+from analysis.scrubbing.chunks import fixed_rows
+from analysis.scrubbing.run import Job
 from analysis.scrubbing.samplers import Batch, rows
 from benchmarks.timing import alternate
 from passes import heads

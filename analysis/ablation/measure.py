@@ -11,13 +11,13 @@ from torch import Tensor
 from analysis.ablation.checkpoint import Checkpoint
 from analysis.ablation.edits import check_places
 from analysis.ablation.effects import MEMORY, Effects, Plan, Positions
-from analysis.ablation.fingerprint import fingerprint
 from analysis.ablation.reference import Mode, Over, References, Value
-from analysis.ablation.targets import Target, check_alive, prepared, singles, together
+from analysis.ablation.targets import Target, asked, prepared, singles, together
 from analysis.ablation.targets import pairs as every_two
 from analysis.checks import check_functions, check_seed, is_number
 from analysis.data import Batch, Metric, batches, size
-from analysis.standing import standing
+from analysis.fingerprint import fingerprint
+from analysis.standing import check_alive, standing
 from analysis.table import Table, summary
 from rewrite import InputError, Program
 from rewrite.errors import nearest
@@ -97,7 +97,7 @@ def _table(
     plan.check()
     prepared_references = references.prepare()
     known = standing(program, unproved=settings.get("unproved", False), seed=seed, progress=progress)
-    check_alive(program, targets, seed)
+    check_alive(program, asked(targets), seed)
     checkpoint = None
     if folder := settings.get("checkpoint"):
         shown = {"mode": mode, "over": over, "value": value, "seed": seed, "positions": positions, "metric": metric}

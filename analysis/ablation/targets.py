@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
-from weakref import WeakKeyDictionary
 
 from analysis.checks import listed
 from passes import heads, neurons, paths
@@ -15,10 +14,8 @@ from rewrite.address import Address, coordinate, find, indices, matching, parse,
 from rewrite.paths import split_path
 from rewrite.poke import expand
 from rewrite.terms import axis_dims
-from verify import liveness, raise_unless_alive
 
 FAMILIES = {"head": heads, "neuron": neurons}  # the passes that make a family of that name
-_alive: WeakKeyDictionary[Program, set[str]] = WeakKeyDictionary()  # where edits were found to reach an output
 
 
 @dataclass(frozen=True)
@@ -124,11 +121,7 @@ def _asked(part: Part) -> str:
     return Address("", site, None if part.member is None else str(part.member)).of(site)
 
 
-def check_alive(program: Program, targets: Sequence[Target], seed: int) -> None:
-    """Raises: TautomerError if no edit of a target can reach an output. Of a family its first member among the targets stands for all."""
+def asked(targets: Sequence[Target]) -> list[str]:
+    """The addresses whose liveness is that of the targets. Of a family its first member among the targets stands for all."""
     parts = {part.edited: part for target in reversed(targets) for part in reversed(target.parts)}
-    known = _alive.setdefault(program, set())
-    asked = [address for address in dict.fromkeys(_asked(part) for part in parts.values()) if address not in known]
-    if asked:
-        raise_unless_alive(liveness(program, asked, seed=seed))
-        known.update(asked)
+    return list(dict.fromkeys(map(_asked, parts.values())))

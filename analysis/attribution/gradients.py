@@ -24,7 +24,7 @@ from analysis.attribution.references import Mode, References, values
 from analysis.checks import check_functions, check_seed, is_number
 from analysis.data import Batch, Metric, batches, check_fit, inputs, measured, size
 from analysis.means import Over
-from analysis.standing import standing
+from analysis.standing import check_alive, standing
 from analysis.table import Table, summary
 from rewrite import InputError, Program
 
@@ -71,6 +71,7 @@ def attribute(
     passes = (_Pass(program, targets, batch, metric, references.of(number), way).effects() for number, batch in enumerate(listed))
     parts = [next(passes)]  # misuse is found in the first batch, before the proof
     found = standing(program, unproved=unproved, seed=seed, progress=progress)
+    check_alive(program, _one_of_each(targets), seed)
     for number in range(1, len(listed)):
         if progress:
             progress(f"batch {number + 1} of {len(listed)}")
@@ -90,6 +91,11 @@ def _check(method: str, steps: Any, along: Any, seed: Any, **functions: Any) -> 
         raise InputError(f"{WHERE}: expected method gradient, or integrated with steps and perhaps along, got {found}.")
     check_seed(seed, WHERE)
     check_functions(WHERE, **functions)
+
+
+def _one_of_each(targets: Sequence[Target]) -> list[str]:
+    """The addresses of targets, of a family's members the first one only, which stands for all."""
+    return list({(target.gate, target.member is None): target.address for target in reversed(targets)}.values())
 
 
 def _with_exact(table: Table, true: Mapping[str, Tensor]) -> Table:

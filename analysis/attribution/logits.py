@@ -153,7 +153,7 @@ class _Chosen:
                 raise InputError(f"{WHERE}: expected a position of {logits.shape[1]}, got {self.position}.")
             logits = logits[:, self.position]
         found = self._picked(logits, self.tokens)
-        return (found if self.against is None else found - self._picked(logits, self.against)).double()
+        return (found if self.against is None else found - self._picked(logits, self.against)).double().cpu()
 
     def _picked(self, logits: Tensor, ids: Tensor) -> Tensor:
         if bool((ids < 0).any()) or bool((ids >= logits.shape[-1]).any()):
@@ -173,16 +173,17 @@ def _ids(tokens: Tokens, examples: int, batch: Batch) -> Tensor:
 
 
 def _of_members(program: Program, term: str, family: str, batch: Batch, chosen: _Chosen) -> Tensor:
-    """What each member of a family adds: a term is linear in its members, so this is the derivative by their gates.
+    """What each member of a family adds: a term is linear in its members' gates (g, h), so this is their derivative times where they stand.
 
     Shapes: [example, member].
     """
     shape = sizes(program, family, len(chosen.rows))
     if shape is None:
         raise InputError(f"{WHERE}: expected a family with an axis of examples, got {family}. Pass members=False.")
-    held = program.gates[family].r
-    g = torch.ones(shape, dtype=held.dtype, device=held.device, requires_grad=True)
+    held = program.gates[family]
+    numbers = {name: value.detach().expand(shape).clone().requires_grad_() for name, value in (("g", held.g), ("h", held.h))}
     with torch.enable_grad():
-        _, values = program.run(inputs(program, batch), read=[term], gates={family: {"g": g, "h": 0.0}})
-        (slope,) = torch.autograd.grad(chosen.of(values[term]).sum(), g)
-    return slope.reshape(len(chosen.rows), -1).double()
+        _, values = program.run(inputs(program, batch), read=[term], gates={family: numbers})
+        slopes = torch.autograd.grad(chosen.of(values[term]).sum(), list(numbers.values()))
+    (by_g, by_h), (g, h) = slopes, numbers.values()
+    return (g * by_g + h * by_h).detach().reshape(len(chosen.rows), -1).double().cpu()

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from analysis.data import arguments, batches, joined, measured
+from analysis.checks import check_functions
+from analysis.data import arguments, batches, measured, picked
 from analysis.data import inputs as own_inputs
+from analysis.scrubbing.chunks import bytes_a_row, fixed_rows
 from analysis.scrubbing.draws import Draw, draw, generator
 from analysis.scrubbing.hypothesis import Hypothesis
+from analysis.scrubbing.pool import pooled
 from analysis.scrubbing.samplers import Batch, rows, unconditional
 from analysis.scrubbing.score import Result, Runs, constant_model
 from analysis.standing import standing
@@ -26,7 +30,6 @@ from passes import inputs
 from rewrite import InputError, Program
 from rewrite.nested import join, tensors_in
 from rewrite.routes import parse_route
-from rewrite.run import needed
 
 Metric = Callable[[Any, Batch], Tensor]
 MEMORY, LONG = 2**26, 20  # bytes of values alive at a time in one chunk; chunks from which progress is shown
@@ -45,28 +48,30 @@ def scrub(
     baselines: Mapping[str, float | Hypothesis] | None = None,
     memory: int = MEMORY,
     unproved: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> Result:
     """How much of the loss is left when everything that the hypothesis calls unimportant is exchanged, and what that is worth.
 
     `data` are the examples to draw from, `examples` how many of them (drawn by the first seed; all if left out) are scored; each seed draws
     anew. `loss(output, batch)` and `correct(output, batch)` give one number an example; without `correct`, tensor outputs are held against
-    the batch's `labels` if there are any. `baselines` are more losses, or hypotheses, to measure the recovered fraction from. `memory`
-    bounds what a chunk of rows holds at a time.
+    the batch's `labels` if there are any. Tensors and lists of the data have a row for each example; arguments without an axis of
+    examples are the same in all batches. `baselines` are more losses, or hypotheses, to measure the recovered fraction from. `memory`
+    bounds what a chunk of rows holds at a time. `progress` is told what is being proved, and of every chunk that is done.
     Units: `memory` bytes.
     Raises: PassError for paths that are not there or overlap, InputError for samplers or losses that do not fit, both before the long part;
     TautomerError for a rewrite that is another function, unless `unproved`.
     """
-    pool = joined(batches(program, data, "scrub"))
-    _check(examples, seeds, baselines or {})
+    _check(examples, seeds, baselines or {}, loss=loss, correct=correct, progress=progress)
+    pool, shared = pooled(program, batches(program, data, "scrub"))
     others = {name: h for name, h in (baselines or {}).items() if isinstance(h, Hypothesis)}
     named: dict[str, Hypothesis] = {"": hypothesis, "random": Hypothesis(sampler=unconditional), **others}
-    job = Job(program, {name: unshared(program, h) for name, h in named.items()}, pool, loss, correct, memory)
+    job = Job(program, {name: unshared(program, h) for name, h in named.items()}, pool, loss, correct, memory, shared)
     reference = job.reference(examples, seeds[0])
-    check_positions(program, named.values(), reference)
+    check_positions(program, named.values(), {**reference, **shared})
     draws = {(name, seed): draw(h, reference, pool, seed) for name, h in named.items() for seed in seeds}
     job.check(draws["", seeds[0]], reference)
-    shown, *_ = [standing(job.programs[name], unproved=unproved) for name in ("", *others)]
-    with _progress(job.chunks(reference) * (len(draws) + 1)) as tell:
+    shown, *_ = [standing(job.programs[name], unproved=unproved, progress=progress) for name in ("", *others)]
+    with _progress(job.chunks(reference) * (len(draws) + 1), progress) as tell:
         exact = job.run(program, Draw({"": reference}, {}), reference, tell)
         made = {key: job.run(job.programs[key[0]], one, reference, tell) for key, one in draws.items()}
     runs = {name: Runs.of([made[name, seed] for seed in seeds]) for name in named}
@@ -84,8 +89,9 @@ def scrub(
     )
 
 
-def _check(examples: int | None, seeds: Any, baselines: Mapping[str, float | Hypothesis]) -> None:
-    """Raises: InputError for seeds, a number of examples or baselines that mean nothing."""
+def _check(examples: int | None, seeds: Any, baselines: Mapping[str, float | Hypothesis], **functions: Any) -> None:
+    """Raises: InputError for seeds, a number of examples, baselines or functions that mean nothing."""
+    check_functions("scrub", **functions)
     whole = isinstance(seeds, Sequence) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"scrub: expected seeds of their own, whole numbers from 0, at least one, got seeds={seeds!r}.")
@@ -142,6 +148,7 @@ class Job:
     loss: Metric
     correct: Metric | None
     memory: int
+    shared: Batch = field(default_factory=dict)  # arguments without an axis of examples
 
     def reference(self, examples: int | None, seed: int) -> Batch:
         """The examples that are scored.
@@ -153,8 +160,7 @@ class Job:
             return self.data
         if examples > count:
             raise InputError(f"scrub: expected at most {count} examples, as many as there are data, got {examples}.")
-        picked = torch.randperm(count, generator=generator(seed, "", "reference"))[:examples]
-        return _cut(self.data, picked)
+        return _cut(self.data, torch.randperm(count, generator=generator(seed, "", "reference"))[:examples])
 
     def check(self, one: Draw, reference: Batch) -> None:
         """A run of the first examples, which raises what there is to raise about the loss."""
@@ -178,7 +184,7 @@ class Job:
             here = torch.arange(start, min(start + size, count))
             wide = torch.cat([here, here[-1:].expand(fixed - len(here))]) if fixed else here
             with torch.no_grad():
-                output = program.run(_arguments(program, {name: _cut(batch, wide) for name, batch in one.batches.items()}))[0]
+                output = program.run(self._arguments(program, {name: _cut(batch, wide) for name, batch in one.batches.items()}))[0]
             output = _first(output, len(here)) if len(wide) > len(here) else output
             batch = _cut(reference, here)
             losses.append(measured(self.loss, output, batch, len(here), "loss").detach().cpu())
@@ -189,6 +195,23 @@ class Job:
                 tell()
         return Run(torch.cat(losses), torch.cat(rights) if rights else None, _joined_outputs(outputs))
 
+    def _arguments(self, program: Program, drawn: Mapping[str, Batch]) -> dict[str, Any]:
+        """The arguments of the program: its own inputs, and each copy's under its name.
+
+        Raises: InputError for an argument that a sampler's own examples do not have.
+        """
+        found: dict[str, Any] = {}
+        for copy, batch in drawn.items():
+            given = {**self.shared, **batch}
+            missing = [name for name in arguments(program) if name not in given]
+            if missing:
+                who = f"sampler of {copy!r}" if copy else "sampler"
+                raise InputError(f"{who}: expected examples with the program's arguments, got none of {missing[0]!r}.")
+            own = own_inputs(program, given)
+            copied = {f"{join(name, below)}@{copy}": tensor for name, value in own.items() for below, tensor in tensors_in(value)}
+            found |= copied if copy else own
+        return found
+
     def _right(self, output: Any, batch: Batch) -> Tensor | None:
         if self.correct is not None:
             return self.correct(output, batch).double()
@@ -198,24 +221,9 @@ class Job:
         return (output.argmax(-1) == labels.to(output.device)).double()
 
 
-def _cut(batch: Batch, picked: Tensor) -> dict[str, Any]:
+def _cut(batch: Batch, some: Tensor) -> dict[str, Any]:
     """Some rows of a batch."""
-    found: dict[str, Any] = {}
-    for name, value in batch.items():
-        if isinstance(value, Tensor) and value.dim():
-            found[name] = value[picked.to(value.device)]
-        else:
-            found[name] = [value[i] for i in picked.tolist()] if isinstance(value, list | tuple) else value
-    return found
-
-
-def _arguments(program: Program, drawn: Mapping[str, Batch]) -> dict[str, Any]:
-    """The arguments of the program: its own inputs, and each copy's under its name."""
-    found = own_inputs(program, drawn[""])
-    for copy, batch in drawn.items():
-        for name in arguments(program) if copy else ():
-            found |= {f"{join(name, below)}@{copy}": tensor for below, tensor in tensors_in(batch[name])}
-    return found
+    return {name: picked(value, some) for name, value in batch.items()}
 
 
 def _first(output: Any, count: int) -> Any:
@@ -233,60 +241,16 @@ def _joined_outputs(outputs: list[Any]) -> Any:
 
 
 @contextmanager
-def _progress(chunks: int) -> Iterator[Callable[[], None]]:
-    """Something to tell after every chunk; a bar on a terminal, if it will take long."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=chunks < LONG or not console.is_terminal) as bar:
+def _progress(chunks: int, progress: Callable[[str], None] | None) -> Iterator[Callable[[], None]]:
+    """Something to tell after every chunk, which tells `progress`; without one a bar on a terminal, if it will take long."""
+    console, done = Console(stderr=True), itertools.count(1)
+    quiet = progress is not None or chunks < LONG or not console.is_terminal
+    with Progress(console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("scrubbing", total=chunks)
-        yield lambda: bar.advance(task)
 
+        def tell() -> None:
+            bar.advance(task)
+            if progress:
+                progress(f"chunk {next(done)} of {chunks}")
 
-# ------------------------------------------------------------------------------------------------ rows and memory
-
-
-def fixed_rows(program: Program) -> int | None:
-    """The number of rows that a program of static shape is for; None if it takes any."""
-    first = next(program.nodes[node].meta["val"] for node, leaf in program.leaves.items() if leaf.kind == "input")
-    size = first.shape[0]
-    return size if isinstance(size, int) else None
-
-
-def bytes_a_row(program: Program) -> int:
-    """The most bytes that are alive at a time when one row of the example's other sizes runs."""
-    sizes = _sizes(program)
-    live = needed(program.outputs)
-    last: dict[fx.Node, fx.Node] = {}
-    order = [node for node in program.graph.nodes if node in live and node.op == "call_function"]
-    for node in order:
-        last.update(dict.fromkeys((n for n in node.all_input_nodes if n.op == "call_function"), node))
-    alive: dict[fx.Node, int] = {}
-    most = 1
-    for node in order:
-        alive[node] = _bytes(node, sizes)
-        most = max(most, sum(alive.values()))
-        for done in [n for n in alive if last.get(n) is node]:
-            del alive[done]
-    return most
-
-
-def _sizes(program: Program) -> dict[Any, int]:
-    """The example's sizes by symbol, with one row."""
-    values = tree_leaves(program.example)
-    nodes = [program.nodes[node] for node, leaf in program.leaves.items() if leaf.kind == "input" and not leaf.copy_of]
-    found: dict[Any, int] = {}
-    for value, node in zip(values, nodes, strict=True):
-        if isinstance(value, Tensor):
-            for axis, (size, symbol) in enumerate(zip(value.shape, node.meta["val"].shape, strict=True)):
-                if isinstance(symbol, torch.SymInt):
-                    found[symbol.node.expr] = 1 if axis == 0 else size
-    return found
-
-
-def _bytes(node: fx.Node, sizes: Mapping[Any, int]) -> int:
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return 0
-    count = 1
-    for size in value.shape:
-        count *= size if isinstance(size, int) else int(size.node.expr.subs(sizes))
-    return count * value.element_size()
+        yield tell

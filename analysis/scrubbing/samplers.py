@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from analysis.data import picked
 from rewrite import InputError
 
 Batch = Mapping[str, Any]
@@ -117,7 +118,21 @@ def by(feature: Callable[[Batch], Any], name: str = "") -> By:
 
 def rows(batch: Batch) -> int:
     """The number of examples."""
-    return next(len(value) for value in batch.values() if isinstance(value, Tensor | Sequence) and not isinstance(value, str))
+    for value in batch.values():
+        if isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim()):
+            return len(value)
+        if isinstance(value, Mapping):
+            return rows(value)
+    raise InputError(f"scrub: expected a batch with examples, got one of {sorted(batch)} without a tensor or list.")
+
+
+def check_rows(batch: Batch, count: int, who: str) -> None:
+    """Raises: InputError for a tensor or list that has not one row for each of `count` examples."""
+    for name, value in batch.items():
+        if isinstance(value, Mapping):
+            check_rows(value, count, who)
+        elif (isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.dim())) and len(value) != count:
+            raise InputError(f"{who}: expected {name!r} to have {count} rows, one for each example, got {len(value)}.")
 
 
 def taken(data: Batch, drawn: Any, count: int, who: str) -> Batch:
@@ -126,16 +141,11 @@ def taken(data: Batch, drawn: Any, count: int, who: str) -> Batch:
     Raises: InputError for anything but as many row numbers, or a batch of as many examples.
     """
     if isinstance(drawn, Mapping):
-        if rows(drawn) != count:
-            raise InputError(f"{who}: expected {count} examples, one for each of the parent's, got {rows(drawn)}.")
+        check_rows(drawn, count, who)
         return drawn
     if not isinstance(drawn, Tensor) or drawn.dtype != torch.int64 or tuple(drawn.shape) != (count,):
         found = f"{drawn.dtype} {list(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
         raise InputError(f"{who}: expected {count} row numbers of the data, int64, or a batch, got {found}.")
-    return {name: _rows_of(value, drawn) for name, value in data.items()}
-
-
-def _rows_of(value: Any, drawn: Tensor) -> Any:
-    if isinstance(value, Tensor) and value.dim():
-        return value[drawn.to(value.device)]
-    return [value[i] for i in drawn.tolist()] if isinstance(value, list | tuple) else value
+    if count and not 0 <= int(drawn.min()) <= int(drawn.max()) < rows(data):
+        raise InputError(f"{who}: expected rows from 0 to {rows(data) - 1}, got {int(drawn.min())} to {int(drawn.max())}.")
+    return {name: picked(value, drawn) for name, value in data.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from analysis.scrubbing.run import Run
 
 RESAMPLES, LEVEL, KEY = 2000, 95, 0
+FAR = 1000  # times the way from the mean output to the best one, where a loss without bound is much lower still
 MATTERS, CANCELLED = 0.1, 0.5  # the alarm: at least that part of what random inputs change, and more than that part of it cancelled
 
 
@@ -157,8 +159,9 @@ class Result:
 
 
 def constant_model(output: Any, batch: Batch, loss: Callable[[Any, Batch], Tensor]) -> Constant | None:
-    """The output that is best for all examples together, found by descent from the mean output; None where the loss has no gradient there.
+    """The output that is best for all examples together, found by descent from the mean output.
 
+    None where the loss has no gradient there, or no bound.
     Of several values of the output, those that are floats of one row an example are constant, the others as they are.
     """
     count = rows(batch)
@@ -182,9 +185,19 @@ def constant_model(output: Any, batch: Batch, loss: Callable[[Any, Batch], Tenso
             value.backward()
             return value  # type: ignore[return-value]
 
+        first, at = measured().mean().item(), [mean.detach().clone() for mean in means]
         search.step(closure)
     with torch.no_grad():
-        return Constant(measured().detach().cpu(), _constant_accuracy(means, spec, batch))
+        best, here = measured().detach().cpu(), [mean.clone() for mean in means]
+        for mean, start, end in zip(means, at, here, strict=True):
+            mean.copy_(start + FAR * (end - start))
+        farther = measured().mean().item()
+        for mean, end in zip(means, here, strict=True):
+            mean.copy_(end)
+    reached = best.mean().item()
+    if not math.isfinite(reached) or farther < reached - abs(first - reached):  # the farther the better: there is no best
+        return None
+    return Constant(best, _constant_accuracy(means, spec, batch))
 
 
 def _constant_accuracy(means: list[Tensor], spec: Any, batch: Batch) -> float | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analysis.demo import load_balancer, strings, tokens
 from analysis.scrubbing import Hypothesis, Part, by, draw, exact, scrub, unconditional, unshared
-from analysis.scrubbing.run import bytes_a_row
+from analysis.scrubbing.chunks import bytes_a_row
 from analysis.scrubbing.samplers import Unconditional
 from passes import surrogate
 from rewrite import InputError, PassError, Program, SiteError, TautomerError, trace
