@@ -13,7 +13,7 @@ from verify import Report, Verdict, equivalence, liveness, raise_unless_alive
 
 SOUND = (Verdict.PROVED, Verdict.CONSISTENT, Verdict.EDITED)
 _reports: WeakKeyDictionary[Program, tuple[Any, Report]] = WeakKeyDictionary()
-_alive: WeakKeyDictionary[Program, dict[str, set[str]]] = WeakKeyDictionary()  # where edits were found to reach an output, by gates
+_alive: WeakKeyDictionary[Program, set[str]] = WeakKeyDictionary()  # where edits were found to reach an output, whatever gates are set to
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def standing(
 
 
 def check_alive(program: Program, addresses: Iterable[str], seed: int) -> None:
-    """Raises: TautomerError if no edit at one of the addresses can reach an output; asked once for each state of the gates."""
-    known = _alive.setdefault(program, {}).setdefault(_gates(program), set())
+    """Raises: TautomerError if no edit at one of the addresses can reach an output; asked once."""
+    known = _alive.setdefault(program, set())
     new = [address for address in dict.fromkeys(addresses) if address not in known]
     if new:
         raise_unless_alive(liveness(program, new, seed=seed))

@@ -13,8 +13,8 @@ from analysis import ablate, agreement, attribute, direct_logit_attribution
 from analysis.attribution.gating import gated
 from analysis.attribution.logits import distributed
 from analysis.demo import load_balancer, strings, tokens
-from passes import heads
-from rewrite import InputError, Program, SiteError, trace
+from passes import gates, heads
+from rewrite import InputError, Program, SiteError, TautomerError, trace
 from tests.analysis.ablating import inputs_of
 from tests.models import gpt2, token_ids
 
@@ -278,3 +278,39 @@ def test_direct_logit_attribution_of_the_balancer() -> None:
     ):
         with pytest.raises(InputError, match=text):
             direct_logit_attribution(program, {"input_ids": ids}, token)
+
+
+def test_members_add_what_they_do_at_gates_as_they_are_set() -> None:
+    model, _ = opened()
+    made = trace(model, input_ids=token_ids(seed=0)).apply(heads.at("transformer.h.*.attn"))
+    made = distributed(made, "lm_head")
+    family = "transformer.h.1.attn/head"
+    made = made.apply(gates.at(family))
+    made.gates[f"{family}[0]"].g = 0.0
+    made.gates[f"{family}[1]"].h = 0.5
+    made.gates[family].r = 0.25
+    table = direct_logit_attribution(made, data(0), 3, unproved=True)
+    found = {row["address"]: row["contribution"] for row in table.rows}
+    term = next(address for address in found if address.endswith(family))
+    members = [value for address, value in found.items() if address.startswith(f"{term}[")]
+    assert members[0] == 0
+    assert sum(members) == pytest.approx(found[term], abs=1e-5)
+
+
+class Cancelling(nn.Module):
+    """A remainder that reads the edited copy of f."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.mlp, self.out = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.f(x)
+        return self.out(f + (self.mlp(x) - f))
+
+
+def test_what_cannot_reach_an_output_is_no_zero_but_an_error() -> None:
+    made, x = trace(Cancelling().eval(), torch.randn(2, 6)), {"x": torch.randn(2, 6)}
+    with pytest.raises(TautomerError, match="f: expected an edit that can reach an output, got one that cannot: .*takes the edit back"):
+        attribute(made, ["mlp", "f"], x, lambda output, batch: output.square().sum(1))
+    assert len(attribute(made, "mlp", x, lambda output, batch: output.square().sum(1)).rows) == 1
