@@ -54,6 +54,7 @@ def figures(row: Row, result: Result, data: Batch) -> dict[str, object]:
         "recovered low": recovered.low,
         "recovered high": recovered.high,
         "recovered from constant": rock.value,
+        "constant recovers": constant_recovers(result),
         "accuracy": result.scrubbed.accuracy,
         **{f"loss, {name}": by_example[kind(data)].mean().item() for name, kind in SUBSETS.items()},
         "loss changed by example": result.changed,
@@ -65,6 +66,12 @@ def figures(row: Row, result: Result, data: Batch) -> dict[str, object]:
         "rewrite": result.standing.verdict.value,
         "error bound, log2": result.standing.report.log2_bound,
     }
+
+
+def constant_recovers(result: Result) -> float:
+    """What a constant model recovers of the loss from random inputs."""
+    random, exact = (runs.loss.mean().item() for runs in (result.baselines["random"], result.exact))
+    return (random - result.constant.loss.mean().item()) / (random - exact) if result.constant else float("nan")
 
 
 def show_roles(roles: Roles, console: Console) -> None:
@@ -79,7 +86,7 @@ def show_roles(roles: Roles, console: Console) -> None:
     console.print(table)
     first = roles.counting[0].name
     console.print(
-        f"From the first position head {first} looks at position {roles.position} most ({roles.attended:.0%}); "
+        f"From the first position {first} looks at position {roles.position} most ({roles.attended:.0%}); "
         f"head 0.{roles.counter} writes the part of open parentheses there.\n"
     )
 

@@ -10,7 +10,7 @@ from examples.fire.results import CONTROLLED, RANDOM, Results, Row
 from rewrite.save import write_whole
 
 OWN, OTHERS, ENOUGH = "#c8401c", "#5b7085", "#2a78a8"
-LAYERS = 12  # shown at most, those that matter most
+LAYERS = 12  # attentions and MLPs shown at most, those for which the direction is needed most
 Line = tuple[str, Row | None]
 
 
@@ -67,7 +67,7 @@ def left_over(panel: Any, results: Results) -> None:
     for direction, filled, name in (
         (word, "zero", f"“{word}”, projected out"),
         (RANDOM, "zero", "random, as long"),
-        (word, "mean", f"“{word}”, by its mean"),
+        (word, "mean", f"“{word}”, set to its mean"),
     ):
         for edit in CONTROLLED:
             where = {"writers": "everything", "edit": edit, "direction": direction, "filled": filled}
@@ -83,13 +83,19 @@ def shares(panel: Any, results: Results) -> None:
     """The shares that the linear claim explains, by group of writers."""
     word = results.subject.word
     found = {name: dict(_by_group(results, f"{name} (log-probability)")) for name in ("needed", "enough")}
-    names = [name for name in dict.fromkeys([*found["needed"], *found["enough"]]) if name != "everything"]
-    names = [name for name in names if not name[-1].isdigit()] + [name for name in names if name[-1].isdigit()][:LAYERS]
+    names = [name for name in dict.fromkeys(row["writers"] for row in results.rows) if name not in ("", "everything")]
+    layers = sorted(
+        (name for name in names if name[-1].isdigit()), key=lambda name: -(found["needed"].get(name) or {"value": 0.0})["value"]
+    )
+    names = [name for name in names if not name[-1].isdigit() or name in layers[:LAYERS]]
     for share, colour, shift, label in (
         ("needed", OWN, -0.12, "lost without the direction on the direct path"),
         ("enough", ENOUGH, 0.12, "kept with nothing but that"),
     ):
         dots(panel, [(name, found[share].get(name)) for name in names], shift, colour, label)
+    for i, name in enumerate(names):
+        if name not in found["needed"] and name not in found["enough"]:
+            panel.text(0.03, i, "too little lost without it", va="center", fontsize=11, color=OTHERS)
     rows_of(panel, names)
     panel.axvline(0, color="black", linewidth=0.8)
     panel.axvline(1, color="black", linewidth=0.8)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from analysis.extras import needed
 from rewrite.save import write_whole
 
 BLUE, GREY, RED = "#2a78a8", "#5b7085", "#c8401c"
-SHORT = 76  # letters of a claim
+WIDE = 58  # letters of a line of a claim
 
 
 def save_figure(rows: Sequence[dict[str, Any]], constant: float, out: Path) -> list[Path]:
@@ -19,15 +20,15 @@ def save_figure(rows: Sequence[dict[str, Any]], constant: float, out: Path) -> l
     Raises: TautomerError naming the extra if matplotlib is not installed.
     """
     needed("matplotlib").use("Agg")
-    style = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paren", "axes.titlelocation": "left"}
+    style = {"font.size": 14, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paren", "axes.titlelocation": "left"}
     with needed("matplotlib").rc_context(style):
         pyplot = needed("matplotlib.pyplot")
-        made, panels = pyplot.subplots(1, 2, figsize=(18, 2.2 + 0.42 * len(rows)), layout="constrained", sharey=True)
+        made, panels = pyplot.subplots(1, 2, figsize=(18, 2.6 + 0.5 * len(rows)), layout="constrained", sharey=True)
         made.suptitle(
             f"Causal scrubbing of the parentheses balancer ({rows[0]['strings']} strings, seeds {rows[0]['seeds']})",
             x=0.01,
             ha="left",
-            fontsize=15,
+            fontsize=18,
         )
         recovered(panels[0], rows)
         losses(panels[1], rows, constant)
@@ -50,9 +51,16 @@ def dots(panel: Any, rows: Sequence[dict[str, Any]], name: str, colours: Sequenc
 def recovered(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
     """The fraction recovered from random inputs."""
     dots(panel, rows, "recovered", [BLUE] * len(rows))
-    panel.set_yticks(range(len(rows)), [f"{row['row']}  {_short(row['claim'])}" for row in rows])
+    panel.set_yticks(range(len(rows)), [fill(f"{row['row']}  {row['claim']}", WIDE) for row in rows])
     panel.set_ylim(len(rows) - 0.5, -0.5)
-    panel.set(xlim=(-0.05, 1.05), xlabel="loss recovered from random inputs, 95 % interval", title="How much of the loss is recovered")
+    constant = rows[0]["constant recovers"]
+    panel.axvline(constant, color=RED, linewidth=1.5, linestyle="--", label=f"constant model, {constant:.0%}")
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)
+    panel.set(
+        xlim=(-0.05, 1.05),
+        xlabel="share of the loss recovered from random inputs, 95 % interval",
+        title="How much of the loss is recovered",
+    )
     panel.grid(axis="both", color="#dddddd")
     panel.set_axisbelow(True)
 
@@ -64,11 +72,9 @@ def losses(panel: Any, rows: Sequence[dict[str, Any]], constant: float) -> None:
     panel.set_xscale("symlog", linthresh=0.1)
     panel.set_xlim(left=-0.005)
     panel.set_xticks([0, 0.05, 0.1, 0.5, 1, 5], ["0", "0.05", "0.1", "0.5", "1", "5"])
-    panel.set(xlabel="cross-entropy (nats), linear up to 0.1, then logarithmic", title="The loss itself; red: worse than no model at all")
+    panel.set(
+        xlabel="cross-entropy (nats), 95 % interval; log scale above 0.1", title="The loss itself; red: worse than the constant model"
+    )
     panel.grid(axis="both", color="#dddddd")
     panel.set_axisbelow(True)
-    panel.legend(loc="center left", frameon=False)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHORT else text[: SHORT - 1].rsplit(" ", 1)[0] + " …"
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)

@@ -37,13 +37,13 @@ class Writer:
 
     @property
     def name(self) -> str:
-        """In short, as in `1.0` for head 0 of layer 1, `m2` for the MLP of layer 2."""
-        return f"m{self.layer}" if self.head is None else f"{self.layer}.{self.head}"
+        """As in `head 1.0` for head 0 of layer 1, `MLP 2` for that of layer 2."""
+        return f"MLP {self.layer}" if self.head is None else f"head {self.layer}.{self.head}"
 
     @property
     def part(self) -> str:
         """The name of the part of a hypothesis that is about it."""
-        return self.name if self.head is None else f"h{self.layer}{self.head}"
+        return f"m{self.layer}" if self.head is None else f"h{self.layer}{self.head}"
 
 
 def addresses() -> list[tuple[str, int, int | None]]:

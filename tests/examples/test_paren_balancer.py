@@ -56,8 +56,11 @@ def found() -> tuple[Roles, list[Row]]:
 
 def test_roles_and_rows() -> None:
     roles, rows = found()
-    assert [writer.name for writer in roles.counting] == ["2.0"] and {writer.name for writer in roles.horizon} == {"1.0", "1.1"}
-    assert roles.mlp.name == "m2" and roles.mlp.role == "balanced"
+    assert [writer.name for writer in roles.counting] == ["head 2.0"] and {writer.name for writer in roles.horizon} == {
+        "head 1.0",
+        "head 1.1",
+    }
+    assert roles.mlp.name == "MLP 2" and roles.mlp.role == "balanced"
     assert [row.name for row in rows] == "0a 0b 1a 1b 1c 1d 1e 2.1 2a 2p 2b 3a 3b 4 Mc Ml Mu Md".split()
     copies = {row.name: len(row.hypothesis.copies) for row in rows}
     assert copies["1a"] == 3 and copies["1e"] == 7 and copies["3a"] == 7 + 1 + 42
