@@ -45,7 +45,7 @@ def last(output: object, batch: object) -> Tensor:
 
 
 def floors(traced: Program, plain: Callable[[], object], shape: tuple[int, int], few: bool) -> tuple[float, float]:
-    """What full logits must cost at least, of heads and MLPs and of direct paths: the same products again, at the speed that they have alone.
+    """What full logits must cost at least, of heads and MLPs and of direct paths: the same products, at the speed that they have alone.
 
     That is one plain forward pass, the unembedding once a target, and of the layers what lies behind it: for a head the MLP of its own
     layer, two thirds of it, and a twelfth for the product that writes the head.

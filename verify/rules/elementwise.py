@@ -105,12 +105,6 @@ def glu(a: Algebra, x: Value, dim: int = -1) -> Field:
     return a.mul(first, sigmoid(a, second))
 
 
-def reduced(a: Algebra, x: Field, reduction: int) -> Field:
-    """A loss of every element as it is (0), its mean (1) or its sum (2)."""
-    over = list(range(len(x.shape)))
-    return x if reduction == 0 else a.mean(x, over, False) if reduction == 1 else a.sum(x, over, False)
-
-
 SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as torch has them
 
 
@@ -278,8 +272,6 @@ TABLE: Table = {
     aten.elu.default: elu,
     aten.celu.default: lambda a, x, alpha=1: elu(a, x, alpha, 1, Fraction(1) / Fraction(alpha)),
     aten.glu.default: glu,
-    aten.mse_loss.default: lambda a, x, y, reduction=1: reduced(a, a.mul(a.sub(x, y), a.sub(x, y)), reduction),
-    aten.l1_loss.default: lambda a, x, y, reduction=1: reduced(a, a.magnitude(a.sub(x, y)), reduction),
     aten.selu.default: lambda a, x: elu(a, x, *SELU),
     aten.threshold.default: lambda a, x, at, value: a.where(a.above(x, at), x, value),
     aten.abs.default: lambda a, x: a.magnitude(x),

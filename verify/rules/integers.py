@@ -8,6 +8,7 @@ equality a random symmetric function of the two atoms, x > y a random function o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,18 +17,23 @@ from torch import Tensor
 from verify.algebra import Algebra, Refused
 from verify.oracle import Lanes
 from verify.rules import RULES
+from verify.rules.elementwise import CHOOSING
 from verify.rules.movement import LIKES, MOVERS, SAME, SHAPES, holds
 from verify.value import Concrete, Field, Value, flat, mapped, short, whole
 
 aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME, aten.detach.default))
 READ_AT = frozenset((aten.index.Tensor, aten.gather.default, aten.index_select.default))
+WHERE = (aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 WIDENED = (aten._to_copy.default, aten.to.dtype)
 
 
 def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
     """The value of an op on plain data of which some depends on ids."""
     data = op(*_data(args), **_data(kwargs))
+    op, args, kwargs = _named(op, args, kwargs, data)
+    if op is aten.constant_pad_nd.default and not _rounded(data, args):
+        return Concrete(data, _padded(a, data, *args), _shadow(a, op, args, kwargs, data))
     if not isinstance(data, Tensor):
         return _several(a, op, args, kwargs, data)
     if (op in MOVED and not _rounded(data, args)) or (op in READ_AT and _plain_positions(args)):
@@ -40,6 +46,24 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if op in WIDENED and _holds(data.dtype, args[0].dtype):
         return Concrete(data, args[0].atom, args[0].shadow)
     return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
+
+
+def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """An op by the one name that it has here, as atoms hold the names of ops."""
+    if op in WHERE:
+        return aten.where.self, tuple(v if isinstance(v, Concrete) else Concrete(torch.tensor(v, dtype=data.dtype)) for v in args), kwargs
+    if op is aten.pad.default:
+        _, amounts, mode, value = (*args, *("constant", None)[len(args) - 2 :])
+        if mode == "constant" and not kwargs:
+            return aten.constant_pad_nd.default, (args[0], amounts, value or 0), kwargs
+    return op, args, kwargs
+
+
+def _padded(a: Algebra, data: Tensor, x: Value, amounts: Sequence[int], value: float = 0) -> Lanes:
+    """The atoms of x with a border of the atom of one number."""
+    border = atoms(a, Concrete(torch.tensor(value, dtype=data.dtype)))
+    lanes = atoms(a, x) if isinstance(x, Concrete) else a.refuse("a border of values")
+    return tuple(aten.constant_pad_nd(lane, amounts, int(fill)) for lane, fill in zip(lanes, border, strict=True))
 
 
 def _data(tree: Any) -> Any:
@@ -94,9 +118,8 @@ def _moved_atoms(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwar
 
 def _hashed(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Lanes:
     """Element by element for a pointwise op, else with everything that went in."""
-    if torch.Tag.pointwise not in getattr(op, "tags", ()) or any(
-        v.shape and v.data.dim() > data.dim() for v in flat(args) if isinstance(v, Concrete)
-    ):
+    by_element = op in CHOOSING or torch.Tag.pointwise in getattr(op, "tags", ())
+    if not by_element or any(v.shape and v.data.dim() > data.dim() for v in flat(args) if isinstance(v, Concrete)):
         return _whole_hash(a, str(op), args, kwargs, data)
     values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
     joined = a.world.oracles.absorb(
@@ -149,13 +172,19 @@ def _pair(a: Algebra, x: Value, y: Value) -> tuple[Concrete, Concrete, tuple[int
 def _equal(a: Algebra, x: Value, y: Value) -> Field:
     x, y, shape = _pair(a, x, y)
     total = tuple((s + t).expand(shape) for s, t in zip(atoms(a, x), atoms(a, y), strict=True))
-    return a.world.atom_value("equal ids", a.world.oracles.permuted("equal ids", total), x.data == y.data)
+    return _of_alike(a, x, y, 1.0, a.world.atom_value("equal ids", a.world.oracles.permuted("equal ids", total), x.data == y.data))
 
 
 def _above(a: Algebra, x: Value, y: Value) -> Field:
     x, y, shape = _pair(a, x, y)
     total = a.world.oracles.absorb("above", atoms(a, x), atoms(a, y))
-    return a.world.atom_value("compared ids", tuple(t.expand(shape) for t in total), x.data > y.data)
+    return _of_alike(a, x, y, 0.0, a.world.atom_value("compared ids", tuple(t.expand(shape) for t in total), x.data > y.data))
+
+
+def _of_alike(a: Algebra, x: Concrete, y: Concrete, known: float, value: Field) -> Field:
+    """The value of a comparison, which is known where both sides are one expression."""
+    alike = torch.stack([s.eq(t).expand(value.shape) for s, t in zip(atoms(a, x), atoms(a, y), strict=True)]).all(0)
+    return replace(value, parts=tuple(part.masked_fill(alike, known) for part in value.parts)) if bool(alike.any()) else value
 
 
 def _comparisons() -> dict[Any, Callable[..., Field]]:
