@@ -30,7 +30,9 @@ def drawn(rows: Sequence[dict[str, Any]]) -> Any:
     recovered(panels[0], rows)
     losses(panels[1], rows)
     share, nats = rows[0]["constant recovers"], rows[0]["constant loss"]
-    constant = panels[0].axvline(share, color="black", linewidth=1.5, linestyle="--", label=f"{CONSTANT} ({100 * share:.0f} %, {nats:.2f} nats)")
+    constant = panels[0].axvline(
+        share, color="black", linewidth=1.5, linestyle="--", label=f"{CONSTANT} ({100 * share:.0f} %, {nats:.2f} nats)"
+    )
     panels[1].axvline(nats, color="black", linewidth=1.5, linestyle="--")
     keys = [key(BLUE, "better than the constant model"), key(RED, "worse than it"), constant]
     made.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
