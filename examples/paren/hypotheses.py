@@ -218,7 +218,7 @@ def positions(roles: Roles, traced: Program, batch: Batch, row: Callable[..., Ro
     yield row(
         "2p", "2a, of attention 0 only what lies along the open direction", *parts(counts_of("blocks.0.attn/open")), program=projected
     )
-    yield row("2b", '2a, of attention 0 only that direction times 2p - 1 (p: the part of "(")', *parts(phi_here), program=counted)
+    yield row("2b", '2a, of attention 0 only 2p - 1 times that direction (p: the part of "(")', *parts(phi_here), program=counted)
     yield row("3a", f"1e, and {last.name} reads directly, at each position, which kind is in the majority from there on", *parts(plain))
     yield row("3b", f"3a, the majority weighed by where {head} looks", *parts(adjusted))
     both: Inside = lambda writer, name: [*phi_here(writer, name), *adjusted(writer, name)]  # noqa: E731
