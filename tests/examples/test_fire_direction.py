@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_the_figure_is_legible(told) -> None:
 
 
 def test_the_figure_says_why_a_writer_has_no_share(told) -> None:
-    results = Results(told[0].subject, 0)
+    results = Results(replace(told[0].subject, name="a model in " + "/folder" * 20), 0)
     results.rows = [row for row in told[0].rows if row["edit"] == "none" and row["measure"] == "accuracy"]
     for writers, edit, filled, value in (
         ("", "none", "", -0.31),
