@@ -55,6 +55,7 @@ def figures(row: Row, result: Result, data: Batch) -> dict[str, object]:
         "recovered high": recovered.high,
         "recovered from constant": rock.value,
         "constant recovers": constant_recovers(result),
+        "constant loss": result.constant.loss.mean().item() if result.constant else float("nan"),
         "accuracy": result.scrubbed.accuracy,
         **{f"loss, {name}": by_example[kind(data)].mean().item() for name, kind in SUBSETS.items()},
         "loss changed by example": result.changed,
@@ -109,8 +110,9 @@ def show(rows: Sequence[dict[str, object]], console: Console) -> None:
     console.print(table)
 
 
-def conclusion(rows: Sequence[dict[str, object]], constant: float) -> str:
+def conclusion(rows: Sequence[dict[str, object]]) -> str:
     """What the numbers say, in words."""
+    constant = float(rows[0]["constant loss"])  # type: ignore[arg-type]
     good = [str(row["row"]) for row in rows if float(row["recovered"]) >= 0.9]  # type: ignore[arg-type]
     rocks = [str(row["row"]) for row in rows if float(row["loss"]) > constant]  # type: ignore[arg-type]
     return (
@@ -134,20 +136,19 @@ def run(
         f"{count} strings of seed {SEED}, scrubbed with seeds {', '.join(map(str, seeds))}; each rewrite proved for strings of any ids"
     )
     show_roles(roles, console)
-    rows, constant = [], float("nan")
+    rows = []
     for row in hypotheses(traced, model, roles, data):
         if only and row.name not in only:
             continue
         console.print(f"  {row.name}: {row.claim} ...")
         result = scrub(row.program, row.hypothesis, data, loss, seeds=seeds)
         rows.append(figures(row, result, data))
-        constant = result.constant.loss.mean().item() if result.constant else constant
     show(rows, console)
-    console.print(conclusion(rows, constant))
+    console.print(conclusion(rows))
     out.mkdir(parents=True, exist_ok=True)
     text = needed("pandas").DataFrame(rows).to_csv(index=False, float_format="%.6g")
     write_whole((out / "paren_balancer.csv").resolve(), lambda partial: partial.write_text(text, encoding="utf-8"))
-    for path in [out / "paren_balancer.csv", *save_figure(rows, constant, out)]:
+    for path in [out / "paren_balancer.csv", *save_figure(rows, out)]:
         console.print(f"wrote {path}")
     return rows
 

@@ -1,4 +1,4 @@
-"""The figure: what each hypothesis recovers, its loss beside a constant model's, and whose examples change."""
+"""The figure: what each hypothesis recovers, and its loss, beside those of a constant model."""
 
 from __future__ import annotations
 
@@ -8,73 +8,73 @@ from textwrap import fill
 from typing import Any
 
 from analysis.extras import needed
-from rewrite.save import write_whole
+from examples.panels import BLUE, RED, STYLE, dot, key, lines, save
 
-BLUE, GREY, RED = "#2a78a8", "#5b7085", "#c8401c"
-WIDE = 58  # letters of a line of a claim
+WIDE = 48  # letters of a line of a claim
 
 
-def save_figure(rows: Sequence[dict[str, Any]], constant: float, out: Path) -> list[Path]:
-    """The figure's files, as PNG and SVG.
+def save_figure(rows: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+    """The figure's files, as PNG and SVG; rows of the CSV will do.
 
     Raises: TautomerError naming the extra if matplotlib is not installed.
     """
-    needed("matplotlib").use("Agg")
-    style = {"font.size": 14, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paren", "axes.titlelocation": "left"}
-    with needed("matplotlib").rc_context(style):
-        pyplot = needed("matplotlib.pyplot")
-        made, panels = pyplot.subplots(1, 2, figsize=(18, 2.6 + 0.5 * len(rows)), layout="constrained", sharey=True)
-        made.suptitle(
-            f"Causal scrubbing of the parentheses balancer ({rows[0]['strings']} strings, seeds {rows[0]['seeds']})",
-            x=0.01,
-            ha="left",
-            fontsize=18,
-        )
-        recovered(panels[0], rows)
-        losses(panels[1], rows, constant)
-        files = [out / f"paren_balancer.{kind}" for kind in ("png", "svg")]
-        for path in files:
-            kind = path.suffix[1:]
-            metadata = {"Date": None} if kind == "svg" else None
-            write_whole(path.resolve(), lambda partial, k=kind, m=metadata: made.savefig(partial, format=k, dpi=110, metadata=m))
-        pyplot.close(made)
-    return files
+    return save(lambda: drawn(rows), out, "paren_balancer")
 
 
-def dots(panel: Any, rows: Sequence[dict[str, Any]], name: str, colours: Sequence[str]) -> None:
-    """Figures with their intervals, one line each."""
-    for i, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        value, low, high = row[name], row[f"{name} low"], row[f"{name} high"]
-        panel.errorbar(value, i, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], fmt="o", color=colour, markersize=7, capsize=3)
+def drawn(rows: Sequence[dict[str, Any]]) -> Any:
+    """The figure."""
+    size = (18, 3.6 + 0.6 * len(rows))
+    made, panels = needed("matplotlib.pyplot").subplots(1, 2, figsize=size, layout="constrained", sharey=True)
+    strings, seeds = rows[0]["strings"], ", ".join(str(rows[0]["seeds"]).split())
+    made.suptitle(f"Causal scrubbing of the parentheses balancer ({strings} strings; seeds {seeds}; 95 % intervals)", x=0.01, ha="left")
+    recovered(panels[0], rows)
+    losses(panels[1], rows)
+    share, nats = rows[0]["constant recovers"], rows[0]["constant loss"]
+    constant = panels[0].axvline(
+        share, color="black", linewidth=1.5, linestyle="--", label=f"{CONSTANT} ({100 * share:.0f} %, {nats:.2f} nats)"
+    )
+    panels[1].axvline(nats, color="black", linewidth=1.5, linestyle="--")
+    keys = [key(BLUE, "better than the constant model"), key(RED, "worse than it"), constant]
+    made.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
+    return made
+
+
+CONSTANT = "constant model: the best single answer to all strings"
+
+
+def dots(panel: Any, rows: Sequence[dict[str, Any]], name: str) -> None:
+    """Draws figures with their intervals, one line each."""
+    for i, row in enumerate(rows):
+        colour = RED if row["loss"] > row["constant loss"] else BLUE
+        dot(panel, i, {"value": row[name], "low": row[f"{name} low"], "high": row[f"{name} high"]}, colour)
+    lines(panel, [str(row["row"]) for row in rows])
+    panel.grid(axis="both", color="#dddddd")
 
 
 def recovered(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """The fraction recovered from random inputs."""
-    dots(panel, rows, "recovered", [BLUE] * len(rows))
-    panel.set_yticks(range(len(rows)), [fill(f"{row['row']}  {row['claim']}", WIDE) for row in rows])
-    panel.set_ylim(len(rows) - 0.5, -0.5)
-    constant = rows[0]["constant recovers"]
-    panel.axvline(constant, color=RED, linewidth=1.5, linestyle="--", label=f"constant model, {constant:.0%}")
-    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)
+    """Draws the fraction recovered from random inputs, each line with its claim."""
+    dots(panel, rows, "recovered")
+    for label in panel.get_yticklabels():
+        label.set_fontweight("bold")
+    for i, row in enumerate(rows):
+        panel.annotate(
+            fill(row["claim"], WIDE), (0, i), (-55, 0), panel.get_yaxis_transform(), "offset points",
+            ha="right", va="center", linespacing=1.05, fontsize=STYLE["font.size"] - 1,
+        )  # fmt: skip
+    panel.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"])
     panel.set(
         xlim=(-0.05, 1.05),
-        xlabel="share of the loss recovered from random inputs, 95 % interval",
-        title="How much of the loss is recovered",
+        xlabel="share of the loss recovered\n(0 %: random inputs, 100 %: the model as it is)",
+        title="What each hypothesis recovers",
     )
-    panel.grid(axis="both", color="#dddddd")
-    panel.set_axisbelow(True)
 
 
-def losses(panel: Any, rows: Sequence[dict[str, Any]], constant: float) -> None:
-    """The loss, beside that of a model that says the same to everything."""
-    dots(panel, rows, "loss", [RED if row["loss"] > constant else GREY for row in rows])
-    panel.axvline(constant, color=RED, linewidth=1.5, linestyle="--", label=f"constant model, {constant:.2f} nats")
+def losses(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Draws the loss, beside that of a model that says the same to everything."""
+    dots(panel, rows, "loss")
     panel.set_xscale("symlog", linthresh=0.1)
-    panel.set_xlim(left=-0.005)
-    panel.set_xticks([0, 0.05, 0.1, 0.5, 1, 5], ["0", "0.05", "0.1", "0.5", "1", "5"])
-    panel.set(
-        xlabel="cross-entropy (nats), 95 % interval; log scale above 0.1", title="The loss itself; red: worse than the constant model"
-    )
-    panel.grid(axis="both", color="#dddddd")
-    panel.set_axisbelow(True)
-    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)
+    panel.set_xlim(-0.008, 10)
+    ticks = [0, 0.05, 0.1, 0.5, 1, 5]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.set_xticks([], minor=True)
+    panel.set(xlabel="cross-entropy (nats)\n(log scale above 0.1, linear below)", title="Its loss: the less, the better")

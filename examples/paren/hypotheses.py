@@ -134,7 +134,7 @@ def hypotheses(traced: Program, model: nn.Module, roles: Roles, batch: Batch) ->
     yield row("0a", "everything matters as it is")
     yield row("0b", "nothing matters", sampler=unconditional)
     yield row("1a", "counting heads say equal counts, horizon heads the horizon, directly", *direct(roles, equal_count))
-    yield row("1b", "the same, and counting heads see the first parenthesis", *direct(roles, count))
+    yield row("1b", "1a, and counting heads see the first parenthesis", *direct(roles, count))
     yield row("1c", "each head says the one feature that explains it best, directly", *direct(roles, None))
     whole = Part(roles.mlp.part, f"{roles.mlp.address} -> ln_f@in", by(balanced))
     yield row("1d", f"1c, and {roles.mlp.name} says whether the string is balanced", *direct(roles, None), whole)
@@ -213,13 +213,13 @@ def positions(roles: Roles, traced: Program, batch: Batch, row: Callable[..., Ro
     plain, adjusted = everywhere([(0.0, 1.0)] * len(roles.paid)), everywhere(roles.paid)
     head, phi_here = f"head 0.{roles.counter}", counts_of("blocks.0.attn/phi")
     yield row("2.1", f"1e, and {first.name} reads position {at} only", *parts(here()))
-    yield row("2a", f"2.1: there, the part of open ones from {head}, the first one from the embedding",
+    yield row("2a", f'2.1, and there only the part of "(" from {head} and the first parenthesis from the embedding',
               *parts(counts_of(f"blocks.0.attn/head[{roles.counter}]")))  # fmt: skip
     yield row(
         "2p", "2a, of attention 0 only what lies along the open direction", *parts(counts_of("blocks.0.attn/open")), program=projected
     )
-    yield row("2b", "2a, of attention 0 only that direction times 2 p - 1", *parts(phi_here), program=counted)
-    yield row("3a", f"1e, and {last.name} reads directly, at each position, the majority from there on", *parts(plain))
+    yield row("2b", '2a, of attention 0 only 2p - 1 times that direction (p: the part of "(")', *parts(phi_here), program=counted)
+    yield row("3a", f"1e, and {last.name} reads directly, at each position, which kind is in the majority from there on", *parts(plain))
     yield row("3b", f"3a, the majority weighed by where {head} looks", *parts(adjusted))
     both: Inside = lambda writer, name: [*phi_here(writer, name), *adjusted(writer, name)]  # noqa: E731
     yield row("4", "2b and 3b", *parts(both), program=counted)
@@ -247,7 +247,7 @@ def remainders(roles: Roles, traced: Program, model: nn.Module, batch: Batch, ro
     }
     for name, (what, split_up) in fs.items():
         part = Part("remainder", f"{mlp.address}/f.rest -> ln_f@in", unconditional)
-        yield row(name, f"of {mlp.name}, all but {what} does not matter", part, program=traced.apply(split_up), other=exact)
+        yield row(name, f"of {mlp.name}, nothing matters directly but {what}", part, program=traced.apply(split_up), other=exact)
 
 
 def constant(value: Tensor) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from examples import fire_direction
 from examples.fire import language, study
+from examples.fire.figure import drawn
 from examples.fire.results import Results, share
+from examples.panels import STYLE
 from examples.sentence_model import load_sentence_model, new_model, next_word, sentences, surprise, vocabulary
 from examples.train_sentence_model import guessed, guessed_knowing
 from rewrite import TautomerError, Terms, split
+from tests.examples.legible import assert_legible
 
 pytest.importorskip("matplotlib")
 
@@ -53,6 +57,39 @@ def test_files_are_written_under_the_verdict(told) -> None:
     assert (out / "fire_direction.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (out / "fire_direction.svg").read_text()[:1000]
     assert {row["writers"] for row in results.rows} > {"everything", "all MLPs", "MLP 0", "attention 0"}
+
+
+def picture(results: Results) -> Any:
+    """The figure of those results."""
+    with pytest.importorskip("matplotlib").rc_context(STYLE):
+        made = drawn(results)
+        assert_legible(made)
+    return made
+
+
+def test_the_figure_is_legible(told) -> None:
+    made = picture(told[0])
+    assert [text.get_text() for text in made.axes[2].get_yticklabels()] == ["nothing", "fire"]  # no rows of words that were not tried
+    left, middle, _ = made.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["next word is fire", "next word is another"]
+    assert [text.get_text() for text in middle.get_legend().get_texts()] == [
+        "lost when only the direction is replaced",
+        "kept when only the direction is left",
+    ]
+    assert "replaced by its mean" in middle.get_xlabel()
+
+
+def test_the_figure_says_why_a_writer_has_no_share(told) -> None:
+    results = Results(replace(told[0].subject, name="a model in " + "/folder" * 20), 0)
+    results.rows = [row for row in told[0].rows if row["edit"] == "none" and row["measure"] == "accuracy"]
+    for writers, edit, filled, value in (
+        ("", "none", "", -0.31),
+        ("MLP 0", "whole", "mean", -0.26),
+        ("attention 0", "whole", "mean", -0.34),
+    ):
+        results.add("log-probability", (value, value, value), "fire", 9, writers=writers, edit=edit, direction="fire", filled=filled)
+    notes = [text.get_text() for text in picture(results).axes[1].texts]
+    assert notes == ["no share: about 0.05 nats\ngained without it", "no share: about 0.03 nats\nlost without it"]
 
 
 @contextmanager

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from analysis.demo import is_balanced, labels, load_balancer, strings, tokens
 from analysis.demo.data import OPEN
+from examples.panels import STYLE
 from examples.paren.features import balanced, count, horizon, length, prefix, rest_at, share
+from examples.paren.figure import drawn
 from examples.paren.hypotheses import Roles, Row, hypotheses, phi
 from examples.paren_balancer import run
 from passes import heads
 from rewrite import TautomerError, trace
+from tests.examples.legible import assert_legible
 
 TEXTS = strings(200, seed=3)
 DATA: dict[str, Tensor] = {"input_ids": tokens(TEXTS), "labels": labels(TEXTS)}
@@ -66,6 +69,29 @@ def test_roles_and_rows() -> None:
     assert copies["1a"] == 3 and copies["1e"] == 7 and copies["3a"] == 7 + 1 + 42
 
 
+def test_the_figure_says_what_its_rows_and_lines_are() -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    made_up = {"strings": 1000, "seeds": "0 1 2", "constant recovers": 0.88, "constant loss": 0.68}
+    rows = [
+        {"row": row.name, "claim": row.claim, **made_up}
+        | {f"{name}{end}": value * i / 17 for name, value in (("loss", 5.5), ("recovered", 1)) for end in ("", " low", " high")}
+        for i, row in enumerate(found()[1])
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = drawn(rows)
+        assert_legible(figure)
+    written = [" ".join(text.get_text().split()) for text in figure.axes[0].texts]
+    assert written == [row["claim"] for row in rows]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [row["row"] for row in rows]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "better than the constant model",
+        "worse than it",
+        "constant model: the best single answer to all strings (88 %, 0.68 nats)",
+    ]
+    for panel, at in zip(figure.axes, (0.88, 0.68), strict=True):
+        assert [at, at] in [list(line.get_xdata()) for line in panel.lines]
+
+
 def test_a_model_without_these_roles_is_refused() -> None:
     model = load_balancer()
     with torch.no_grad():
@@ -81,7 +107,9 @@ def test_the_story_at_small_size(tmp_path: Path) -> None:
     assert rows["0a"]["recovered"] == pytest.approx(1) and rows["0b"]["recovered"] == pytest.approx(0)
     assert 0 < rows["1b"]["recovered"] < 1 and rows["Ml"]["loss"] > rows["0a"]["loss"]
     with (tmp_path / "paren_balancer.csv").open() as file:
-        assert [row["row"] for row in csv.DictReader(file)] == ["0a", "0b", "1b", "Ml"]
+        read = list(csv.DictReader(file))
+    assert [row["row"] for row in read] == ["0a", "0b", "1b", "Ml"]
+    assert 0.6 < float(read[0]["constant loss"]) < 0.7  # nats: the entropy of the labels
     assert (tmp_path / "paren_balancer.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (tmp_path / "paren_balancer.svg").read_text()
 
