@@ -2,7 +2,7 @@
 
 A value that is read by a key is told by its key, whatever the order and the class (dict, dataclass, output class); one that is read by
 its place is told by its place, in a tuple as in a list. A tuple is no dict, and a tensor is no tuple of one: who reads one trips over
-the other.
+the other. A size is compared as a formula of the inputs' sizes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import is_dataclass
 from itertools import count
 from typing import Any
 
+import sympy
+import torch
 from torch import fx
 from torch.utils._pytree import TreeSpec
 
@@ -29,20 +31,41 @@ def paired_outputs(a: Program, b: Program) -> tuple[list[Pair], str]:
     """The tensors to compare, and why they cannot be, if so."""
     try:
         places = list(_paired(_form(a.calling.out_spec, count()), _form(b.calling.out_spec, count()), ""))
-        pairs = [pair for i, j, name in places for pair in _pair(a.outputs[i], b.outputs[j], name or "the output")]
+        pairs = [pair for i, j, name in places for pair in _pair(a, b, i, j, name or "the output")]
     except Unlike as unlike:
         return [], str(unlike)
     return pairs, "" if pairs else "no output is a tensor"
 
 
-def _pair(x: Any, y: Any, name: str) -> Iterator[Pair]:
-    if isinstance(x, fx.Node) and isinstance(y, fx.Node):
+def _pair(a: Program, b: Program, i: int, j: int, name: str) -> Iterator[Pair]:
+    x, y = a.outputs[i], b.outputs[j]
+    sizes = _size(a, x), _size(b, y)
+    if any(size is not None for size in sizes):
+        if sizes[0] != sizes[1]:
+            raise Unlike(
+                f"output {name} is {' and '.join(str(n if size is None else size) for size, n in zip(sizes, (x, y), strict=True))}"
+            )
+    elif isinstance(x, fx.Node) and isinstance(y, fx.Node):
         ours, other = x.meta["val"].dtype, y.meta["val"].dtype
         if ours != other:
             raise Unlike(f"output {name} is {str(ours).removeprefix('torch.')} and {str(other).removeprefix('torch.')}")
         yield Pair(name, x.name, y.name)
     elif isinstance(x, fx.Node) or isinstance(y, fx.Node) or repr(x) != repr(y):
         raise Unlike(f"output {name} is {x} and {y}")
+
+
+def _size(program: Program, output: Any) -> sympy.Expr | None:
+    """A size that a program gives, in terms of its inputs' sizes, `x[0]`; None for anything else."""
+    value = output.meta.get("val") if isinstance(output, fx.Node) else None
+    if not isinstance(value, torch.SymInt):
+        return None
+    named: dict[Any, Any] = {}
+    for node, leaf in program.leaves.items():
+        shape = getattr(program.nodes[node].meta.get("val"), "shape", ()) if leaf.kind == "input" else ()
+        for axis, size in enumerate(shape):
+            if isinstance(size, torch.SymInt):
+                named.setdefault(size.node.expr, sympy.Symbol(f"{leaf.name}[{axis}]", integer=True, positive=True))
+    return sympy.expand(value.node.expr.xreplace(named))
 
 
 def _form(spec: TreeSpec, leaves: Iterator[int]) -> Any:

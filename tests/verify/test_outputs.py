@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.export import register_dataclass
 
@@ -141,3 +142,25 @@ def test_an_output_class_and_a_dict_of_its_fields_are_read_alike() -> None:
     assert against(kind, lambda a, b: {"pooler_output": b, "last_hidden_state": a}).proved
     assert not against(kind, lambda a, b: {"pooler_output": a, "last_hidden_state": b}).proved
     assert against(kind, lambda a, b: (a, b)).verdict is Verdict.DIFFERS
+
+
+class Sized(nn.Module):
+    """What it is given, and sizes of it."""
+
+    def __init__(self, *sizes: Callable[[Tensor], Any]):
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> Any:
+        return 2 * x, *(size(x) for size in self.sizes)
+
+
+def test_sizes_are_compared_as_formulas() -> None:
+    x = torch.randn(3, 4)
+    one, same, other = (
+        trace(Sized(f).eval(), x) for f in (lambda x: 2 * x.shape[0] + 2, lambda x: 2 * (x.shape[0] + 1), lambda x: 3 * x.shape[0] - 1)
+    )
+    assert equivalence(one, same, seed=0).verdict is Verdict.PROVED
+    report = equivalence(one, other, seed=0)
+    assert report.verdict is Verdict.DIFFERS
+    assert "output 1 is 2*x[0] + 2 and 3*x[0] - 1" in report.reasons[0]
