@@ -54,6 +54,43 @@ REWRITES = {
 }
 
 
+NARROW = torch.zeros(1, dtype=torch.int32)
+NAMES = {  # of one op on ids
+    "a narrower type": (lambda ids: ids.cumsum(1).type_as(NARROW), lambda ids: ids.cumsum(1).to(torch.int32)),
+    "a choice with a number": (lambda ids: torch.where(ids != 9, ids, 0), lambda ids: torch.where(ids != 9, ids, torch.tensor(0))),
+    "the smaller": (lambda ids: torch.min(ids.cumsum(1), ids), lambda ids: torch.minimum(ids.cumsum(1), ids)),
+    "a border": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: torch.ops.aten.constant_pad_nd(ids, [1, 0], 2)),
+}
+OTHERS = {
+    "another type": (lambda ids: ids.cumsum(1).to(torch.int32), lambda ids: ids.cumsum(1)),
+    "another number": (lambda ids: torch.where(ids != 9, ids, 0), lambda ids: torch.where(ids != 9, ids, 1)),
+    "another id": (lambda ids: torch.where(ids != 9, ids, 0), lambda ids: torch.where(ids != 8, ids, 0)),
+    "the larger": (lambda ids: torch.min(ids.cumsum(1), ids), lambda ids: torch.max(ids.cumsum(1), ids)),
+    "another border": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: F.pad(ids, (1, 0), value=3)),
+    "another side": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: F.pad(ids, (0, 1), value=2)),
+}
+
+
+def read_at(place: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda e, ids: F.embedding(place(ids) % VOCABULARY, e)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_op_on_ids_by_two_names_is_one(name: str) -> None:
+    assert compare(*map(read_at, NAMES[name]), E, IDS, ids=[1]).equal
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_op_on_ids_is_another(name: str) -> None:
+    assert compare(*map(read_at, OTHERS[name]), E, IDS, ids=[1]).unequal > 0
+
+
+def test_an_expression_of_ids_is_equal_to_itself_and_not_above_itself() -> None:
+    assert compare(lambda e, ids: F.embedding(ids, e) * (ids == ids).float()[..., None], embedded, E, IDS, ids=[1]).equal
+    assert compare(lambda e, ids: F.embedding(ids, e) * (1 - (ids > ids).float())[..., None], embedded, E, IDS, ids=[1]).equal
+    assert compare(lambda e, ids: F.embedding(ids, e) * (ids == ids.roll(1, 1)).float()[..., None], embedded, E, IDS, ids=[1]).unequal > 0
+
+
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_at_ids_that_do_not_occur_is_seen(name: str) -> None:
     assert compare(embedded, EDITS[name], E, IDS, ids=[1]).unequal > 0

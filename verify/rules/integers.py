@@ -25,6 +25,13 @@ aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME, aten.detach.default))
 READ_AT = frozenset((aten.index.Tensor, aten.gather.default, aten.index_select.default))
 WHERE = (aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+SYNONYMS = {
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+    aten.min.other: aten.minimum.default,
+    aten.max.other: aten.maximum.default,
+}
 WIDENED = (aten._to_copy.default, aten.to.dtype)
 
 
@@ -56,7 +63,9 @@ def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) ->
         _, amounts, mode, value = (*args, *("constant", None)[len(args) - 2 :])
         if mode == "constant" and not kwargs:
             return aten.constant_pad_nd.default, (args[0], amounts, value or 0), kwargs
-    return op, args, kwargs
+    if op in (aten.type_as.default, *WIDENED):
+        return aten._to_copy.default, args[:1], {"dtype": data.dtype}
+    return SYNONYMS.get(op, op), args, kwargs
 
 
 def _padded(a: Algebra, data: Tensor, x: Value, amounts: Sequence[int], value: float = 0) -> Lanes:
