@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,6 +39,19 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A saved program.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the program is saved.")]
 Kind = Literal["output", "input", "term", "family", "part", "path"]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tautomer {version('tautomer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")] = False,
+) -> None:
+    """Rewrites a PyTorch model into another form of the same function, and proves that nothing changed."""
 
 
 @app.command()
@@ -120,8 +134,6 @@ def verify(
     """Proves or refutes that two programs compute the same."""
     from analysis.replay import read_witness, replayed
     from analysis.results import check_writable, in_words, junit, write
-    from analysis.source import names_a_model, program_of
-    from rewrite import InputError
     from verify import equivalence
 
     error = read_bound(bound)
@@ -129,14 +141,8 @@ def verify(
     check_writable("--junit", junit_file)
     check_writable("--witness", witness)
     known = None if replay is None else read_witness(replay, witness, junit_file)
-    if b is None and names_a_model(a):
-        raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
-    with working(f"reading {' and '.join(filter(None, (a, b)))}"):
-        # a model is traced on the example of the saved program that it is compared with
-        second = None if b is None or names_a_model(b) else program_of(b)
-        first = program_of(a, like=second)
-        second = program_of(b, like=first) if b is not None and second is None else second
-    sides = (first,) if second is None else (second, first)  # claims are those of A
+    sides = _compared(a, b)
+    first = sides[-1]  # claims are those of A
     if known is not None:
         shown = replayed(sides, known)
         typer.echo(in_words(shown, json_file))
@@ -152,6 +158,20 @@ def verify(
     if witness is not None:
         typer.echo(f"witness: {witness}" if report.witness else f"{witness}: not written, there is no witness", err=True)
     raise typer.Exit(report.exit_code(require))
+
+
+def _compared(a: str, b: str | None) -> tuple[Program, ...]:
+    """The programs to compare, A last; a model is traced on the example of the saved program that it is compared with."""
+    from analysis.source import names_a_model, program_of
+    from rewrite import InputError
+
+    if b is None and names_a_model(a):
+        raise InputError(f"verify {a}: expected a saved program or two models, got one model. Name what it is to be compared with.")
+    with working(f"reading {' and '.join(filter(None, (a, b)))}"):
+        second = None if b is None or names_a_model(b) else program_of(b)
+        first = program_of(a, like=second)
+        second = program_of(b, like=first) if b is not None and second is None else second
+    return (first,) if second is None else (second, first)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -327,3 +328,8 @@ def test_verify_writes_junit_and_says_where_it_cannot(folder: Path, tmp_path: Pa
     ):
         assert run(["verify", f"{folder}/rewritten", *arguments]) == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"tautomer {version('tautomer')}\n"
