@@ -88,6 +88,8 @@ def test_another_op_on_ids_is_another(name: str) -> None:
 def test_an_expression_of_ids_is_equal_to_itself_and_not_above_itself() -> None:
     assert compare(lambda e, ids: F.embedding(ids, e) * (ids == ids).float()[..., None], embedded, E, IDS, ids=[1]).equal
     assert compare(lambda e, ids: F.embedding(ids, e) * (1 - (ids > ids).float())[..., None], embedded, E, IDS, ids=[1]).equal
+    nan = lambda ids: (ids - ids).float() / (ids - ids).float()  # noqa: E731
+    assert compare(lambda e, ids: F.embedding(ids, e) * (nan(ids) == nan(ids)).float()[..., None], embedded, E, IDS, ids=[1]).unequal > 0
     assert compare(lambda e, ids: F.embedding(ids, e) * (ids == ids.roll(1, 1)).float()[..., None], embedded, E, IDS, ids=[1]).unequal > 0
 
 

@@ -191,7 +191,9 @@ def _above(a: Algebra, x: Value, y: Value) -> Field:
 
 
 def _of_alike(a: Algebra, x: Concrete, y: Concrete, known: float, value: Field) -> Field:
-    """The value of a comparison, which is known where both sides are one expression."""
+    """The value of a comparison, which is known where both sides are one expression of whole numbers: floats may be NaN."""
+    if x.dtype.is_floating_point or y.dtype.is_floating_point:
+        return value
     alike = torch.stack([s.eq(t).expand(value.shape) for s, t in zip(atoms(a, x), atoms(a, y), strict=True)]).all(0)
     return replace(value, parts=tuple(part.masked_fill(alike, known) for part in value.parts)) if bool(alike.any()) else value
 
