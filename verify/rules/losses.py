@@ -24,7 +24,7 @@ aten = torch.ops.aten
 HALF = Fraction(1, 2)
 MEAN, SUM = 1, 2
 LEAST_LOG = -100  # below which binary cross entropy takes no logarithm
-COSINE_EPS = 1e-12
+COSINE_EPS = 9.999999960041972e-13  # torch's 1e-12, which it keeps as a float32
 
 
 def reduced(a: Algebra, x: Field, reduction: int) -> Field:
@@ -177,6 +177,33 @@ def hinge(a: Algebra, x: Value, sign: Value, margin: float = 1.0, reduction: int
     return reduced(a, a.add(apart, where(a, equal(a, sign, -1), 0.0, x)), reduction)
 
 
+def multilabel(a: Algebra, x: Value, target: Value, reduction: int = MEAN) -> Field:
+    """The sum over targets t and classes j that are none of max(1 - x[t] + x[j], 0) / classes; targets end where one is -1.
+
+    Shapes: x, target [class] or [example, class].
+    """
+    if not isinstance(target, Concrete):
+        a.refuse("targets that depend on values")
+    rank, classes = len(x.shape), x.shape[-1] if len(x.shape) else 1
+    if bool(((target.data < -1) | (target.data >= classes)).any()):
+        a.refuse("a target that is no class")
+    if rank != 2 and reduction not in (MEAN, SUM):
+        a.refuse("the loss of one example by itself, of which torch's trace has another shape than its run")
+    x = a.plain(x).each(lambda t: t.reshape(-1, classes))
+    target = target if rank == 2 else _of_ids(a, aten.view.default, target, [1, classes])
+    places, past = Concrete(torch.arange(classes)), Concrete(torch.tensor(classes))
+    ends = _of_ids(a, aten.where.self, _of_ids(a, aten.eq.Scalar, target, -1), places, past)
+    real = _of_ids(a, aten.lt.Tensor, places, _of_ids(a, aten.amin.default, ends, [-1], True))
+    at, named = (_of_ids(a, aten.where.ScalarOther, real, target, other) for other in (0, -1))
+    taken = _of_ids(a, aten.any.dim, _of_ids(a, aten.eq.Tensor, places, _of_ids(a, aten.unsqueeze.default, named, -1)), 1)
+    gap = a.sub(1, gather(a, x, 1, at))
+    above = a.positive(a.add(gap.each(lambda t: t.unsqueeze(2)), x.each(lambda t: t.unsqueeze(1))))  # [example, target, class]
+    other = a.where(_of_ids(a, aten.unsqueeze.default, taken, 1), 0.0, above)
+    kept = a.where(_of_ids(a, aten.unsqueeze.default, real, 2), other, 0.0)
+    loss = a.scale(a.sum(kept, (1, 2)), Fraction(1, classes))
+    return reduced(a, loss, reduction)
+
+
 def soft_margin(a: Algebra, x: Value, sign: Value, reduction: int = MEAN) -> Field:
     """log(1 + exp(-sign x))."""
     return reduced(a, a.oracle("log", a.add(exp(a, a.neg(a.mul(sign, x))), 1)), reduction)
@@ -230,6 +257,7 @@ TABLE: Table = {
     aten.nll_loss2d_forward.default: picked,
     aten.margin_ranking_loss.default: margin_ranking,
     aten.hinge_embedding_loss.default: hinge,
+    aten.multilabel_margin_loss.default: multilabel,
     aten.soft_margin_loss.default: soft_margin,
     aten.pairwise_distance.default: distance,
     aten.triplet_margin_loss.default: triplet,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from verify.algebra import Algebra
 from verify.rules.movement import cast
+from verify.rules.select import amax
 from verify.rules.table import Table
 from verify.value import Field, Value
 
@@ -89,15 +91,19 @@ def native_group_norm(
 def vector_norm(
     a: Algebra, x: Value, ord: float = 2, dims: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Field:
-    """The Euclidean norm: the square root of the sum of squares."""
-    x = cast(a, x, dtype)
+    """The square root of the sum of squares; of order one the sum of sizes, of order infinity the largest of them."""
+    x, over = cast(a, x, dtype), tuple(dims or ())
+    if ord == 1:
+        return a.sum(a.magnitude(x), over, keepdim)
+    if ord == math.inf:
+        return amax(a, a.magnitude(x), over, keepdim)
     if ord != 2:
         a.refuse(f"a vector norm of order {ord}")
-    return a.inverse(a.oracle("rsqrt", a.sum(a.mul(x, x), tuple(dims or ()), keepdim)))
+    return a.inverse(a.oracle("rsqrt", a.sum(a.mul(x, x), over, keepdim)))
 
 
 def frobenius(a: Algebra, x: Value, p: float | None, dims: Sequence[int] = (), keepdim: bool = False) -> Field:
-    """aten.norm of order two."""
+    """aten.norm, of order two unless told otherwise."""
     return vector_norm(a, x, 2 if p is None else p, dims, keepdim)
 
 
