@@ -50,13 +50,19 @@ class Proof:
 
 
 def prove(
-    side: Side, claims: Sequence[Claim], key: bytes, share: float, progress: Callable[[str], None] | None = None, assumed: Assumed = NOTHING
+    side: Side,
+    claims: Sequence[Claim],
+    key: bytes,
+    share: float,
+    progress: Callable[[str], None] | None = None,
+    assumed: Assumed = NOTHING,
+    known: dict[Any, Proof] | None = None,
 ) -> list[Proof]:
-    """A proof, or the lack of one, for each claim; each is wrong with probability at most 2^share.
+    """A proof, or the lack of one, for each claim; each is wrong with probability at most 2^share. `known`: what was proved before.
 
     Raises: PassError for a claim that reads no term: it says nothing.
     """
-    known: dict[Any, Proof] = {}
+    known = {} if known is None else known
     proofs = []
     for number, claim in enumerate(claims):
         if progress:
@@ -69,6 +75,16 @@ def prove(
             one = statement[0] == statement[1]
             proofs.append(known.setdefault(statement, _prove(side, claim, one, sub_key(key, "claim", number), share, assumed)))
     return proofs
+
+
+def both(one: Proof, other: Proof) -> Proof:
+    """The proof of a claim for two inputs from those for either: the first that is none, else with both chances of an error."""
+    if not one.proved or (other.proved and other.again):
+        return one
+    if not other.proved or one.again:
+        return other
+    chance = 2.0**one.log2_bound + 2.0**other.log2_bound
+    return replace(one, log2_bound=math.log2(chance) if chance else -math.inf)
 
 
 def _check_reads(program: Program, claim: Claim) -> None:
@@ -179,10 +195,15 @@ def _bound_values(side: Side, claim: Claim, used: set[str], world: World) -> dic
 
 
 def _begun(side: Side, world: World, name: str) -> Any:
-    """The value that a claim begins with at a node: arbitrary, and of an input that is no float what the input is."""
-    if name in side.leaves and not floating(side.program.nodes[name]):
+    """The value that a claim begins with at a node: arbitrary, and of an input that is taken as it is what the input is."""
+    if _as_it_is(side, name):
         return side.leaves[name].value(world)
     return _arbitrary(side, world, f"at {name}", name)
+
+
+def _as_it_is(side: Side, name: str) -> bool:
+    """True for a leaf that is no float, or a mask."""
+    return name in side.leaves and (side.leaves[name].kind == "plain" or not floating(side.program.nodes[name]))
 
 
 def _once(claim: Claim) -> dict[str, str]:
@@ -252,7 +273,9 @@ def _statement(side: Side, claim: Claim) -> Any:
         if kind == "member":
             return kind, side.program.families[what].size
         if kind == "fresh":
-            return kind, places.setdefault((kind, node.name), len(places)), side.shape(what), side.program.nodes[what].meta["val"].dtype
+            leaf, number = side.leaves.get(what), places.setdefault((kind, node.name), len(places))
+            held = leaf.content() if leaf is not None and leaf.kind in ("ids", "plain") else None
+            return kind, number, side.shape(what), side.program.nodes[what].meta["val"].dtype, held
         here = cuts
         if node.name in claim.swaps:
             here = {n: (n, side.shape(n)) for n in _once(claim).values() if n != what} | cuts
@@ -265,14 +288,22 @@ def _statement(side: Side, claim: Claim) -> Any:
 
 
 def _cut(side: Side, name: str) -> tuple[Any, Any]:
-    """What tells the value that a claim begins with at a node: of an input that is no float, also what it holds."""
-    plain = name in side.leaves and not floating(side.program.nodes[name])
-    return name, (side.shape(name), side.leaves[name].content()) if plain else side.shape(name)
+    """What tells the value that a claim begins with at a node: of an input that is taken as it is, also what it holds."""
+    return name, (side.shape(name), side.leaves[name].content()) if _as_it_is(side, name) else side.shape(name)
 
 
 def _swapped(side: Side, claim: Claim, other: str, cuts: Mapping[str, tuple[Any, Any]]) -> tuple[Any, Any]:
     kind, what = claim.bindings[other]
     return (("fresh", other), side.shape(what)) if kind == "fresh" else cuts.get(what, (what, side.shape(what)))
+
+
+def masks_read(side: Side, claim: Claim) -> set[str]:
+    """The nodes of the inputs taken as they are that a claim's values are computed from."""
+    nodes = side.program.nodes
+    ends = {nodes[name] for name in _begins(side, claim) if not _as_it_is(side, name)}
+    bound = [nodes[what] for kind, what in claim.bindings.values() if kind == "node"]
+    leaves = {node.name for node in needed(bound, ends) if node.op == "placeholder"}
+    return {name for name in leaves if side.leaves[name].kind == "plain" and side.program.leaves[name].kind == "input"}
 
 
 # Equations in words

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from functools import reduce
+from typing import Any, Self
 
 from rewrite.program import Program
+from rewrite.records import Claim
 from verify import wording
 from verify.assume import NOTHING, Assumed
 from verify.cases import told_apart
-from verify.claims import Proof, prove
+from verify.claims import Proof, both, masks_read, prove
 from verify.decide import sub_key
 from verify.ladder import Sides
 from verify.leaves import closed_gates, leaf_values
@@ -121,22 +123,42 @@ class Exact:
     def _prove_claims(self) -> None:
         """Claims are proved for any constants of passes; those that fail, once more for the numbers that they hold."""
         self.tell(f"proving {wording.count(len(self.b.claims), 'claim')}")
-        share = self.share - math.log2(max(1, 2 * len(self.b.claims)))
-        side, key = self._side_of_claims(exact_constants=False), sub_key(self.key, "claims")
-        self.proofs = prove(side, self.b.claims, key, share, assumed=self.assumed)
+        share = self.share - math.log2(max(1, 2 * len(self.b.claims) * len(self.cases)))
+        self.proofs = self._proofs(self.b.claims, share, exact_constants=False)
         left = [i for i, proof in enumerate(self.proofs) if not proof.proved]
         if left and self._has_constants():
-            self.vain += [share] * len(left)
-            exact = self._side_of_claims(exact_constants=True)
-            again = prove(exact, [self.b.claims[i] for i in left], key, share, assumed=self.assumed)
+            self.vain += [share] * len(left) * len(self.cases)
+            again = self._proofs([self.b.claims[i] for i in left], share, exact_constants=True)
             for i, proof in zip(left, again, strict=True):
                 self.proofs[i] = proof if proof.proved else self.proofs[i]
 
-    def _side_of_claims(self, exact_constants: bool) -> Side:
+    def _proofs(self, claims: Sequence[Claim], share: float, exact_constants: bool) -> list[Proof]:
+        """A proof of each claim for all cases: what is true of one mask need not be of another."""
+        known: dict[Any, Proof] = {}
+        made = [
+            prove(self._side_of_claims(n, exact_constants), claims, sub_key(self.key, "claims", n), share, assumed=self.assumed, known=known)
+            for n in range(len(self.cases) if claims else 0)
+        ]
+        return [reduce(both, proofs) for proofs in zip(*made, strict=True)]
+
+    def _side_of_claims(self, number: int, exact_constants: bool) -> Side:
         """The second program with copies of inputs apart; where there are none, as regions were compared."""
-        if self.exact_constants == exact_constants and not self.sides.matching.copies:
-            return self.compositions[0].b
-        return self._side_b(self.cases[0], exact_constants=exact_constants, apart=True)
+        if self.exact_constants == exact_constants and not self.sides.matching.copies and number < len(self.compositions):
+            return self.compositions[number].b
+        return self._side_b(self.cases[number], exact_constants=exact_constants, apart=True)
+
+    def even_masks(self) -> str:
+        """Which masks that claims read are one number everywhere, if so: of positions with another, those claims say nothing."""
+        even: dict[str, float] = {}
+        for x, y in self.sides.matching.inputs.items():
+            name = self.a.leaves[x].name
+            values = {float(v) for case in self.cases for v in case[x].unique()} if self.roles.get(name) == "mask" else set()
+            even |= {y: values.pop()} if len(values) == 1 else {}
+        if not even:
+            return ""
+        side = self._side_of_claims(0, self.exact_constants)
+        read = {name for claim, proof in zip(self.b.claims, self.proofs, strict=True) if proof.proved for name in masks_read(side, claim)}
+        return wording.even_masks({self.b.leaves[y].name: value for y, value in even.items() if y in read})
 
     def _side_a(self, case: Case) -> Side:
         leaves = leaf_values(self.a, self.sides.matching.a, case, self.roles, exact_constants=self.exact_constants, open_gates=True)

@@ -72,6 +72,7 @@ class Job(Exact):
             **wording.limits(self.a, self.b, self.compositions),
             "literals": wording.literals((*self.compositions, *self.slopes)),
             "constants": "of passes: the numbers that they hold" if self.exact_constants else "",
+            "claims": self.even_masks(),
             "gates": f"{wording.count(gates, 'gate')} at (1, 0)" if gates and not self.edited else "",
         }
         return {name: text for name, text in found.items() if text}

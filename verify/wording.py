@@ -139,6 +139,12 @@ def limits(a: Program, b: Program, made: Sequence[Composition]) -> dict[str, str
     }
 
 
+def even_masks(masks: Mapping[str, float]) -> str:
+    """Which masks that claims read have one value everywhere."""
+    shown = [f"{name} is {value:g} everywhere" for name, value in masks.items()]
+    return f"{listed(shown)}: what claims say of other masks was not tried; give some with inputs=" if shown else ""
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
     """The first names of many."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
