@@ -136,7 +136,9 @@ class Exact:
         """A proof of each claim for all cases: what is true of one mask need not be of another."""
         known: dict[Any, Proof] = {}
         made = [
-            prove(self._side_of_claims(n, exact_constants), claims, sub_key(self.key, "claims", n), share, assumed=self.assumed, known=known)
+            prove(
+                self._side_of_claims(n, exact_constants), claims, sub_key(self.key, "claims", n), share, assumed=self.assumed, known=known
+            )
             for n in range(len(self.cases) if claims else 0)
         ]
         return [reduce(both, proofs) for proofs in zip(*made, strict=True)]
