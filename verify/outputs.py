@@ -2,7 +2,8 @@
 
 A value that is read by a key is told by its key, whatever the order and the class (dict, dataclass, output class); one that is read by
 its place is told by its place, in a tuple as in a list. A tuple is no dict, and a tensor is no tuple of one: who reads one trips over
-the other. A size is compared as a formula of the inputs' sizes.
+the other. A size, and what is computed from sizes, is compared as a formula of the inputs' sizes; of a number that is read from a tensor
+(`item`) the tensors are compared, and what is done with it must be the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from torch.utils._pytree import TreeSpec
 
 from rewrite.nested import join, keys
 from rewrite.program import Program
+from verify.interpret import PYTHON
 from verify.regions import Pair
+
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+READINGS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 
 
 class Unlike(Exception):
@@ -34,38 +39,64 @@ def paired_outputs(a: Program, b: Program) -> tuple[list[Pair], str]:
         pairs = [pair for i, j, name in places for pair in _pair(a, b, i, j, name or "the output")]
     except Unlike as unlike:
         return [], str(unlike)
-    return pairs, "" if pairs else "no output is a tensor"
+    return pairs, "" if pairs or any(map(_is_number, a.outputs)) else "no output is a tensor or a size"
 
 
 def _pair(a: Program, b: Program, i: int, j: int, name: str) -> Iterator[Pair]:
     x, y = a.outputs[i], b.outputs[j]
-    sizes = _size(a, x), _size(b, y)
-    if any(size is not None for size in sizes):
-        if sizes[0] != sizes[1]:
-            raise Unlike(
-                f"output {name} is {' and '.join(str(n if size is None else size) for size, n in zip(sizes, (x, y), strict=True))}"
-            )
+    if _is_number(x) or _is_number(y):
+        yield from _numbers(a, b, x, y, name)
     elif isinstance(x, fx.Node) and isinstance(y, fx.Node):
-        ours, other = x.meta["val"].dtype, y.meta["val"].dtype
-        if ours != other:
-            raise Unlike(f"output {name} is {str(ours).removeprefix('torch.')} and {str(other).removeprefix('torch.')}")
-        yield Pair(name, x.name, y.name)
+        yield _tensors(x, y, name)
     elif isinstance(x, fx.Node) or isinstance(y, fx.Node) or repr(x) != repr(y):
         raise Unlike(f"output {name} is {x} and {y}")
 
 
-def _size(program: Program, output: Any) -> sympy.Expr | None:
-    """A size that a program gives, in terms of its inputs' sizes, `x[0]`; None for anything else."""
-    value = output.meta.get("val") if isinstance(output, fx.Node) else None
-    if not isinstance(value, torch.SymInt):
-        return None
+def _tensors(x: fx.Node, y: fx.Node, name: str) -> Pair:
+    ours, other = x.meta["val"].dtype, y.meta["val"].dtype
+    if ours != other:
+        raise Unlike(f"output {name} is {str(ours).removeprefix('torch.')} and {str(other).removeprefix('torch.')}")
+    return Pair(name, x.name, y.name)
+
+
+def _is_number(output: Any) -> bool:
+    """True for a number that the program computes, as a size or from what it reads."""
+    return isinstance(output, fx.Node) and isinstance(output.meta.get("val"), SYMBOLIC)
+
+
+def _numbers(a: Program, b: Program, x: Any, y: Any, name: str) -> Iterator[Pair]:
+    """The tensors that two numbers are read from, where the numbers are not equal as they stand."""
+    formulas = _formula(a, x), _formula(b, y)
+    if None not in formulas:
+        if formulas[0] != formulas[1]:
+            raise Unlike(f"output {name} is {formulas[0]} and {formulas[1]}")
+    elif not (isinstance(x, fx.Node) and isinstance(y, fx.Node)) or x.target != y.target or len(x.args) != len(y.args):
+        told = [str(node if found is None else found) for found, node in zip(formulas, (x, y), strict=True)]
+        raise Unlike(f"output {name} is {' and '.join(told)}")
+    elif x.target in READINGS:
+        yield _tensors(x.args[0], y.args[0], name)  # type: ignore[arg-type]
+    elif x.target in PYTHON:
+        for one, other in zip(x.args, y.args, strict=True):
+            yield from _numbers(a, b, one, other, name)
+    else:
+        raise Unlike(f"output {name} is a number that depends on values by {x.target}, which has no exact meaning")
+
+
+def _formula(program: Program, output: Any) -> Any:
+    """A number that a program gives, in terms of its inputs' sizes, `x[0]`; None if it depends on values too."""
+    value = output.meta.get("val") if isinstance(output, fx.Node) else output
+    if not isinstance(value, SYMBOLIC):
+        return None if isinstance(value, torch.Tensor) else value if type(value) is int else repr(value)
     named: dict[Any, Any] = {}
     for node, leaf in program.leaves.items():
         shape = getattr(program.nodes[node].meta.get("val"), "shape", ()) if leaf.kind == "input" else ()
         for axis, size in enumerate(shape):
             if isinstance(size, torch.SymInt):
                 named.setdefault(size.node.expr, sympy.Symbol(f"{leaf.name}[{axis}]", integer=True, positive=True))
-    return sympy.expand(value.node.expr.xreplace(named))
+    found = value.node.expr.xreplace(named)
+    if not found.free_symbols <= set(named.values()):
+        return None
+    return sympy.expand(found) if isinstance(value, torch.SymInt) else found
 
 
 def _form(spec: TreeSpec, leaves: Iterator[int]) -> Any:

@@ -163,6 +163,8 @@ class Report:
         if self.log2_bound is None:
             return ""
         counted = ", ".join(f"{n} {what}" for what, n in self.counts.items())
+        if self.log2_bound == -math.inf:
+            return "none: no number was drawn"
         return f"at most 2^{self.log2_bound:.1f}; {counted}" if math.isfinite(self.log2_bound) else "no bound: a degree reached the primes"
 
     def _key(self) -> str:

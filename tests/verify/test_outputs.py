@@ -164,3 +164,53 @@ def test_sizes_are_compared_as_formulas() -> None:
     report = equivalence(one, other, seed=0)
     assert report.verdict is Verdict.DIFFERS
     assert "output 1 is 2*x[0] + 2 and 3*x[0] - 1" in report.reasons[0]
+
+
+FORMULAS = {
+    "a size alone": (lambda x: x.shape[0], lambda x: 1 * x.shape[0]),
+    "a fraction": (lambda x: (x.shape[0] / 2, 2 * x), lambda x: (x.shape[0] / 2, x + x)),
+    "a comparison": (lambda x: (x.shape[0] > 7, x), lambda x: (x.shape[0] > 7, 1 * x)),
+    "a number that is read": (lambda x: (x.sum().item(), x), lambda x: (x.sum(0).sum().item(), x)),
+    "what is made of it": (lambda x: (2 * x.sum().item() + x.shape[0], x), lambda x: (2 * (x / 2 + x / 2).sum().item() + x.shape[0], x)),
+    "a truth value that is read": (lambda x: ((x.sum() > 0).item(), x), lambda x: ((0 < x.sum()).item(), x)),
+}
+OTHER_FORMULAS = {
+    "a size alone": (lambda x: x.shape[0], lambda x: x.shape[0] + 1),
+    "a fraction": (lambda x: (x.shape[0] / 2, x), lambda x: (x.shape[0] / 3, x)),
+    "a comparison": (lambda x: (x.shape[0] > 2, x), lambda x: (x.shape[0] > 7, x)),
+    "a whole number for a fraction": (lambda x: (x.shape[0] // 2, x), lambda x: (x.shape[0] / 2, x)),
+    "another number that is read": (lambda x: (x.sum().item(), x), lambda x: (x.mean().item(), x)),
+    "another whole number": (lambda x: (x.long().sum().item(), x), lambda x: (x.long().amin((0, 1)).item(), x)),
+    "another thing made of it": (lambda x: (2 * x.sum().item(), x), lambda x: (3 * x.sum().item(), x)),
+    "another truth value": (lambda x: ((x.sum() > 0).item(), x), lambda x: ((x.sum() < 0).item(), x)),
+    "how many are not zero": (lambda x: (x.nonzero().shape[0], x), lambda x: ((x > 1).nonzero().shape[0], x)),
+    "a tensor for a size": (lambda x: (x.shape[0], x), lambda x: (x.sum(), x)),
+}
+
+
+class Returning(nn.Module):
+    """What a function makes of a value."""
+
+    def __init__(self, made: Callable[[Tensor], Any]):
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Tensor) -> Any:
+        return self.made(x)
+
+
+def returned(pair: tuple[Callable[[Tensor], Any], Callable[[Tensor], Any]]) -> Any:
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    return equivalence(*(trace(Returning(made).eval(), x) for made in pair), seed=0)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_numbers_among_outputs_are_compared(name: str) -> None:
+    report = returned(FORMULAS[name])
+    assert report.verdict is Verdict.PROVED, report
+    assert "a degree reached" not in str(report)
+
+
+@pytest.mark.parametrize("name", OTHER_FORMULAS)
+def test_other_numbers_among_outputs_are_not_proved(name: str) -> None:
+    assert returned(OTHER_FORMULAS[name]).verdict in (Verdict.DIFFERS, Verdict.REFUTED)
