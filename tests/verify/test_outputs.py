@@ -172,7 +172,7 @@ FORMULAS = {
     "a comparison": (lambda x: (x.shape[0] > 7, x), lambda x: (x.shape[0] > 7, 1 * x)),
     "a number that is read": (lambda x: (x.sum().item(), x), lambda x: (x.sum(0).sum().item(), x)),
     "what is made of it": (lambda x: (2 * x.sum().item() + x.shape[0], x), lambda x: (2 * (x / 2 + x / 2).sum().item() + x.shape[0], x)),
-    "a truth value that is read": (lambda x: ((x.sum() > 0).item(), x), lambda x: ((0 < x.sum()).item(), x)),
+    "a truth value that is read": (lambda x: ((x.sum() > 0).item(), x), lambda x: ((x.sum(0).sum() > 0).item(), x)),
 }
 OTHER_FORMULAS = {
     "a size alone": (lambda x: x.shape[0], lambda x: x.shape[0] + 1),
