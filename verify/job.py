@@ -96,6 +96,8 @@ class Job(Exact):
             return Verdict.REFUTED if witness else Verdict.DIFFERS, self._other_weights(), witness
         if self.log2_bound > target:
             return self._judge_floats(drift, "equal in exact arithmetic, but the probability of error has no such bound")
+        if drift.ran and drift.outputs.rho > DIFFERENT and drift.outputs.largest == math.inf:
+            return Verdict.UNKNOWN, wording.not_finite(drift.outputs.at, self.compositions), None
         if drift.ran and drift.outputs.rho > DIFFERENT:
             return (
                 Verdict.UNKNOWN,

@@ -139,6 +139,17 @@ def limits(a: Program, b: Program, made: Sequence[Composition]) -> dict[str, str
     }
 
 
+def not_finite(at: str, made: Sequence[Composition]) -> list[str]:
+    """Why what is equal in exact arithmetic is not proved: on the inputs run, the second is no number where the original is one."""
+    divisions = sorted({name for composition in made for region in composition.regions for name in region.decision.tally.divisions})
+    return [
+        f"equal wherever both are defined, but on inputs run {at} of the second is infinite or NaN where that of the first is not",
+        f"divisions, which may be by zero: {listed(divisions)}"
+        if divisions
+        else "no division: it may be an overflow, or a function beyond its domain",
+    ]
+
+
 def even_masks(masks: Mapping[str, float]) -> str:
     """Which masks that claims read have one value everywhere."""
     shown = [f"{name} is {value:g} everywhere" for name, value in masks.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -309,3 +310,30 @@ def test_inputs_are_matched_as_asked_and_the_others_by_position(given: dict[str,
     assert equivalence(a, b, seed=0).verdict is Verdict.REFUTED
     wrong = {name: "xy"[other == "x"] for name, other in given.items()}
     assert equivalence(a, b, match=wrong, seed=0).verdict is Verdict.REFUTED
+
+
+class Made(nn.Module):
+    """What a function makes of a value."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.made(x)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [(lambda x: x / x, "divisions, which may be by zero: div"), (lambda x: 1 + x.abs().log() - x.abs().log(), "no division: ")],
+    ids=["a quotient", "a logarithm"],
+)
+def test_what_is_no_number_at_the_inputs_given_is_not_proved_and_says_so(other: Callable[[Tensor], Tensor], why: str) -> None:
+    x = torch.tensor([[2.0, 3.0], [4.0, 5.0]])
+    one, second = (trace(Made(made).eval(), x) for made in (torch.ones_like, other))
+    assert equivalence(one, second, seed=0).verdict is Verdict.PROVED
+    report = equivalence(one, second, inputs={"x": torch.zeros(2, 2)}, seed=0)
+    assert report.verdict is Verdict.UNKNOWN
+    assert "is infinite or NaN where that of the first is not" in report.reasons[0]
+    assert report.reasons[1].startswith(why)
+    assert equivalence(second, one, inputs={"x": torch.zeros(2, 2)}, seed=0).verdict is Verdict.PROVED  # wherever both are defined
