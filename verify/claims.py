@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,30 +23,12 @@ from verify.assume import NOTHING, Assumed
 from verify.cases import others
 from verify.decide import Decision, decide, sub_key
 from verify.interpret import evaluate, same
+from verify.proof import Proof
 from verify.structure import Numbering, Side, floating, home_graph, trail
 from verify.value import Concrete
 from verify.world import World
 
 ALL_MEMBERS, SAMPLED = 64, 16
-LONGEST = 90  # characters of an equation
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was found for one claim: proved or not, for how many members of how many, or the reason why it could not be decided."""
-
-    claim: Claim
-    proved: bool
-    log2_bound: float
-    members: tuple[int, int] | None = None  # tried, out of
-    refused: str | None = None
-    again: bool = False  # an equal claim had been proved at another site
-    assumed: tuple[str, ...] = ()  # what it rests on beside the laws
-
-    @property
-    def sampled(self) -> bool:
-        """True if only some members of the family were tried."""
-        return self.members is not None and self.members[0] < self.members[1]
 
 
 def prove(
@@ -77,23 +59,13 @@ def prove(
     return proofs
 
 
-def both(one: Proof, other: Proof) -> Proof:
-    """The proof of a claim for two inputs from those for either: the first that is none, else with both chances of an error."""
-    if not one.proved or (other.proved and other.again):
-        return one
-    if not other.proved or one.again:
-        return other
-    chance = 2.0**one.log2_bound + 2.0**other.log2_bound
-    return replace(one, log2_bound=math.log2(chance) if chance else -math.inf)
-
-
 def _check_reads(program: Program, claim: Claim) -> None:
     """A claim's equation must depend on a node of one of the terms that it speaks of."""
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
     bound = {claim.bindings[name][1] for name in used} | {node for name in used for node in claim.swaps.get(name, ())}
     if claim.swaps:  # what is held is read too
         bound |= {what for kind, what in claim.bindings.values() if kind == "node"}
-    terms = {name for address in claim.reads for name in _term_nodes(program, address)}
+    terms = {name for address in claim.reads for name in term_nodes(program, address)}
     if not bound & terms and not bound & _of_terms(program, claim, terms):
         raise PassError(
             f"claim {claim.sentence!r} at {claim.site}: expected a claim that reads a term, got one that reads none. It would say nothing."
@@ -107,7 +79,7 @@ def _of_terms(program: Program, claim: Claim, terms: set[str]) -> set[str]:
     return {node.name for node in inner if node.op == "call_function"}
 
 
-def _term_nodes(program: Program, address: str) -> set[str]:
+def term_nodes(program: Program, address: str) -> set[str]:
     family, site = program.families.get(address), program.sites_by_address.get(address)
     return {*(family.operands if family else ()), *([site.node] if site else ())}
 
@@ -304,51 +276,3 @@ def masks_read(side: Side, claim: Claim) -> set[str]:
     bound = [nodes[what] for kind, what in claim.bindings.values() if kind == "node"]
     leaves = {node.name for node in needed(bound, ends) if node.op == "placeholder"}
     return {name for name in leaves if side.leaves[name].kind == "plain" and side.program.leaves[name].kind == "input"}
-
-
-# Equations in words
-
-
-def equation(program: Program, claim: Claim) -> str:
-    """The claim's equation as text: terms by their addresses, weights by their names, other values by their nodes."""
-    names = {}
-    for placeholder, (kind, what) in claim.bindings.items():
-        term = next((address for address in claim.reads if what in _term_nodes(program, address)), None)
-        leaf = program.leaves.get(what)
-        names[placeholder] = "i" if kind == "member" else f"any({what})" if kind == "fresh" else term or (leaf.name if leaf else what)
-    for placeholder, swaps in claim.swaps.items():
-        leaves = {node: program.leaves[node].name if node in program.leaves else node for node in swaps}
-        names[placeholder] += f"[{', '.join(f'{leaves[node]} := {names[other]}' for node, other in swaps.items())}]"
-    left, right = claim.graph.output_node().args[0]  # type: ignore[misc]
-    text = f"{_expression(left, names, 3)} = {_expression(right, names, 3)}"
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
-
-
-def _expression(value: Any, names: dict[str, str], depth: int) -> str:
-    if not isinstance(value, fx.Node):
-        return str(value)
-    if value.op == "placeholder":
-        return names.get(value.name, value.name)
-    name = getattr(getattr(value.target, "overloadpacket", value.target), "__name__", str(value.target))
-    if name in ("full_like", "zeros_like", "full"):
-        filled = [a for a in value.args[1:] if isinstance(a, (int, float))]
-        return f"{filled[0]:g}" if filled else "0"
-    inner = [
-        a
-        for a in value.args
-        if isinstance(a, (fx.Node, list, tuple)) and (isinstance(a, fx.Node) or any(isinstance(x, fx.Node) for x in a))
-    ]
-    if not depth:
-        return f"{name}(...)"
-    shown = [
-        _expression(x, names, depth - 1)
-        for a in inner
-        for x in (a if isinstance(a, (list, tuple)) else [a])
-        if isinstance(getattr(x, "meta", {}).get("val"), Tensor)
-    ]
-    if name in OPERATORS and len(shown) == 2:
-        return f"({shown[0]} {OPERATORS[name]} {shown[1]})"
-    return f"{name}({', '.join(shown)})"
-
-
-OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}

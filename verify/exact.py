@@ -13,12 +13,13 @@ from rewrite.records import Claim
 from verify import wording
 from verify.assume import NOTHING, Assumed
 from verify.cases import told_apart
-from verify.claims import Proof, both, masks_read, prove
+from verify.claims import masks_read, prove
 from verify.decide import sub_key
 from verify.ladder import Sides
 from verify.leaves import closed_gates, leaf_values
 from verify.match import WeightCheck, check_weights, match
 from verify.outputs import paired_outputs
+from verify.proof import Proof, both
 from verify.regions import Composition, Pair, candidates
 from verify.roles import Role, roles_of
 from verify.shadow import Case

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rewrite.program import Program
 from verify.assume import ROOTS
-from verify.claims import Proof, equation
+from verify.equations import equation
 from verify.leaves import digest
 from verify.match import WeightCheck
+from verify.proof import Proof
 from verify.regions import Composition, Region
 from verify.report import ClaimLine
 from verify.roles import Role

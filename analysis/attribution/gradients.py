@@ -79,8 +79,7 @@ def attribute(
     examples = {target.address: torch.cat([part[target.address] for part in parts]) for target in targets}
     settings = {"method": method, "mode": references.name, "seed": seed, "n": len(next(iter(examples.values())))}
     settings |= {"over": over} if mode == "mean" else {}
-    settings |= {"steps": steps, "along": "all together" if along is None else ", ".join(one.address for one in moved)} if way.steps else {}
-    settings |= {"left out": "; ".join(f"{address}: {why}" for address, why in left.items())} if left else {}
+    settings |= _way_told(way, along, moved, left)
     table = Table("attribution", found, [{"address": a, **summary(v, seed)} for a, v in examples.items()], settings, examples)
     return _with_exact(table, exact(program, targets, listed, metric, references, progress)) if oracle else table
 
@@ -91,6 +90,14 @@ def _check(method: str, steps: Any, along: Any, seed: Any, **functions: Any) -> 
         raise InputError(f"{WHERE}: expected method gradient, or integrated with steps and perhaps along, got {found}.")
     check_seed(seed, WHERE)
     check_functions(WHERE, **functions)
+
+
+def _way_told(way: Way, along: Any, moved: Sequence[Target], left: Mapping[str, str]) -> dict[str, Any]:
+    """What a table says of the way that was gone, and of what was left out."""
+    told: dict[str, Any] = {}
+    if way.steps:
+        told = {"steps": way.steps, "along": "all together" if along is None else ", ".join(one.address for one in moved)}
+    return told | ({"left out": "; ".join(f"{address}: {why}" for address, why in left.items())} if left else {})
 
 
 def _one_of_each(targets: Sequence[Target]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.core import core_program
 from rewrite import Program, trace
+from tests.verify.lossy import Loss, Of, Three, Two
 from verify import Report, Verdict, equivalence
 
 N, C = 4, 5
@@ -22,29 +22,15 @@ X, Y, Z = (torch.randn(N, C, generator=DRAW) for _ in range(3))
 SIGN = torch.randn(N, C, generator=DRAW).sign()
 IDS = torch.tensor([0, 3, 2, 3])
 WEIGHT = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5])
-Loss = Callable[..., Tensor]
-
-
-class Of(nn.Module):
-    """A loss as a model: of two values, of three, or of logits and targets."""
-
-    def __init__(self, loss: Loss):
-        super().__init__()
-        self.loss = loss
-        self.weight = nn.Buffer(WEIGHT)
-
-
-class Two(Of):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(x, y)
-
-
-class Three(Of):
-    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        return self.loss(x, y, z)
 
 
 class Weighed(Of):
+    """A loss of logits and targets, with a weight for each class."""
+
+    def __init__(self, loss: Loss):
+        super().__init__(loss)
+        self.weight = nn.Buffer(WEIGHT)
+
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         return self.loss(x, ids, self.weight)
 

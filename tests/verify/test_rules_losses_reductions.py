@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.core import core_program
 from rewrite import trace
 from rewrite.errors import InputError
+from tests.verify.lossy import Loss, Three, Two
 from verify import Report, Verdict, equivalence
 
 N, C = 3, 4
@@ -22,25 +23,6 @@ SIGN = torch.tensor([[1.0, -1, 1, -1], [-1, 1, 1, -1], [1, 1, -1, -1]])
 IDS = torch.tensor([0, 3, 2])
 LABELS = torch.tensor([[2, 0, -1, 1], [3, -1, 0, 0], [-1, 1, 2, 3]])
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda t: t, "mean": torch.mean, "sum": torch.sum}
-Loss = Callable[..., Tensor]
-
-
-class Of(nn.Module):
-    """A loss as a model, of as many values as its example has."""
-
-    def __init__(self, loss: Loss):
-        super().__init__()
-        self.loss = loss
-
-
-class Two(Of):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(x, y)
-
-
-class Three(Of):
-    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        return self.loss(x, y, z)
 
 
 def compared(one: Loss, other: Loss, example: tuple[Tensor, ...]) -> Report:
