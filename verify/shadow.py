@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_map
 
 from rewrite.program import Program
@@ -81,7 +81,7 @@ def sweep(
                 values[node.name] = [lifted(held[program.leaves[node.name].name], own)] * len(cases)
             else:
                 with default_dtype(own):
-                    values[node.name] = [_call(node, values, i, own) for i in range(len(cases))]
+                    values[node.name] = _call(node, values, len(cases), own)
                 values[node.name] = [after(node, value) for value in values[node.name]] if after else values[node.name]
             for name in () if keep else last.get(node.name, ()):
                 del values[name]
@@ -140,17 +140,23 @@ def _weights_late(nodes: Iterable[fx.Node]) -> list[fx.Node]:
     return list(order | dict.fromkeys(leaves))
 
 
-def _call(node: fx.Node, values: Mapping[str, list[Any]], case: int, dtype: torch.dtype | None) -> Any:
+def _call(node: fx.Node, values: Mapping[str, list[Any]], cases: int, dtype: torch.dtype | None) -> list[Any]:
+    """What an op gives in each case: once for all where it reads the same in all of them, as derived constants do."""
     target: Any = node.target
     if dtype is not None and target in BIT_CASTS:
         raise CannotLift(f"{node.name} reads the bits of a number")
-
-    def read(leaf: Any) -> Any:
-        return lifted(values[leaf.name][case] if isinstance(leaf, fx.Node) else leaf, dtype)
-
-    args, kwargs = map_aggregate((node.args, _keywords(node)), read)  # type: ignore[misc]
-    out = target(*args, **kwargs)
-    return lifted(out, dtype) if isinstance(out, Tensor) else tree_map(lambda one: lifted(one, dtype), out)
+    literal = lambda leaf: leaf if isinstance(leaf, fx.Node) else lifted(leaf, dtype)  # noqa: E731
+    given = map_aggregate((node.args, _keywords(node)), literal)
+    read = {n: [lifted(value, dtype) for value in values[n.name]] for n in node.all_input_nodes}
+    found: list[Any] = []
+    for case in range(cases):
+        if found and all(own[case] is own[0] for own in read.values()):
+            found.append(found[0])
+            continue
+        args, kwargs = map_arg(given, lambda n, case=case: read[n][case])  # type: ignore[misc]
+        out = target(*args, **kwargs)
+        found.append(lifted(out, dtype) if isinstance(out, Tensor) else tree_map(lambda one: lifted(one, dtype), out))
+    return found
 
 
 def _keywords(node: fx.Node) -> dict[str, Any]:
