@@ -67,6 +67,14 @@ OTHERS = {
     "another id": (lambda ids: torch.where(ids != 9, ids, 0), lambda ids: torch.where(ids != 8, ids, 0)),
     "the larger": (lambda ids: torch.min(ids.cumsum(1), ids), lambda ids: torch.max(ids.cumsum(1), ids)),
     "another border": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: F.pad(ids, (1, 0), value=3)),
+    "a type that does not hold what is written": (
+        lambda ids: torch.slice_scatter(torch.zeros(2, 4, dtype=torch.uint8), ids).long(),
+        lambda ids: torch.slice_scatter(torch.zeros(2, 4, dtype=torch.int64), ids),
+    ),
+    "a diagonal of such a type": (
+        lambda ids: torch.diagonal_scatter(torch.zeros(2, 4, dtype=torch.int8), ids[0, :2]).long(),
+        lambda ids: torch.diagonal_scatter(torch.zeros(2, 4, dtype=torch.int64), ids[0, :2]),
+    ),
     "another side": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: F.pad(ids, (0, 1), value=2)),
 }
 
@@ -203,3 +211,19 @@ def test_maxima_are_functions_of_sets() -> None:
 def test_choosing_rules_are_torchs_functions(function: object) -> None:
     result = checked(function, X)  # type: ignore[arg-type]
     assert result.error < 1e-5, result
+
+
+def test_what_is_written_into_a_tensor_takes_on_its_type() -> None:
+    def written(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.slice_scatter(torch.zeros(3, 6, dtype=dtype), x.long()).float()
+
+    assert compare(written(torch.int64), lambda x: x.trunc(), X).equal
+    assert compare(written(torch.uint8), lambda x: x.trunc(), X).unequal
+    assert compare(written(torch.bool), lambda x: (x.long() != 0).float(), X).equal
+    assert compare(lambda x: torch.slice_scatter(x, x[:1] > 0, 0, 0, 1)[0], lambda x: (x[0] > 0).float(), X).equal
+    assert checked(written(torch.uint8), X.abs()).error < 1e-5
+
+
+def test_tensors_that_are_only_broadcast_keep_their_types() -> None:
+    pair = lambda x: torch.broadcast_tensors((x > 0)[:1], x)[1]  # noqa: E731
+    assert compare(pair, lambda x: x * 1, X).equal

@@ -39,11 +39,11 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     """The value of an op on plain data of which some depends on ids."""
     data = op(*_data(args), **_data(kwargs))
     op, args, kwargs = _named(op, args, kwargs, data)
-    if op is aten.constant_pad_nd.default and not _rounded(data, args):
+    if op is aten.constant_pad_nd.default and _kept(data, args):
         return Concrete(data, _padded(a, data, *args), _shadow(a, op, args, kwargs, data))
     if not isinstance(data, Tensor):
         return _several(a, op, args, kwargs, data)
-    if (op in MOVED and not _rounded(data, args)) or (op in READ_AT and _plain_positions(args)):
+    if (op in MOVED and _kept(data, args)) or (op in READ_AT and _plain_positions(args)):
         return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
     if op in LIKES:
         return Concrete(data)
@@ -86,6 +86,17 @@ def _extreme(a: Algebra, data: Tensor) -> bool:
 def _rounded(data: Tensor, args: Sequence[Any]) -> bool:
     """True if whole numbers became ones of a short float type on the way."""
     return short(data.dtype) and any(isinstance(v, Concrete) and whole(v.dtype) for v in flat(args))
+
+
+def _kept(data: Tensor, args: Sequence[Any]) -> bool:
+    """True if every number that is moved is one of the result's type: what is written into another tensor takes on its type."""
+    return all(v.dtype == data.dtype or _fits(v.dtype, data.dtype) for v in flat(args) if isinstance(v, Concrete))
+
+
+def _fits(narrow: torch.dtype, wide: torch.dtype) -> bool:
+    if wide.is_floating_point:
+        return not short(wide) if whole(narrow) else torch.promote_types(narrow, wide) == wide
+    return whole(wide) and (narrow == torch.bool or _holds(wide, narrow))
 
 
 def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
