@@ -123,6 +123,13 @@ SAME: dict[str, tuple[type[Of], Loss, Loss, tuple[Any, ...]]] = {
     ),
     "distance": (Two, lambda x, y: F.pairwise_distance(x, y), lambda x, y: (x - y + 1e-6).norm(dim=-1), (X, Y)),
     "cosine": (Two, lambda x, y: F.cosine_similarity(x, y), cosine, (X, Y)),
+    "cosine, broadcast along its dim": (
+        Two,
+        lambda x, y: F.cosine_similarity(x[:, :1], y),
+        lambda x, y: cosine(x[:, :1].expand(N, C), y),
+        (X, Y),
+    ),
+    "cosine, of one for all": (Two, lambda x, y: F.cosine_similarity(x[0], y), lambda x, y: cosine(x[:1].expand(N, C), y), (X, Y)),
     "cosine embedding": (
         Three,
         lambda x, y, s: F.cosine_embedding_loss(x, y, s[:, 0]),

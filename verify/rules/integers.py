@@ -25,6 +25,7 @@ aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME, aten.detach.default))
 READ_AT = frozenset((aten.index.Tensor, aten.gather.default, aten.index_select.default))
 WHERE = (aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+FILLS = (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 SYNONYMS = {
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
@@ -59,6 +60,11 @@ def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) ->
     """An op by the one name that it has here, as atoms hold the names of ops."""
     if op in WHERE:
         return aten.where.self, tuple(v if isinstance(v, Concrete) else Concrete(torch.tensor(v, dtype=data.dtype)) for v in args), kwargs
+    if op in FILLS:
+        x, mask, value = args
+        return _named(aten.where.ScalarSelf, (mask, value, x), kwargs, data)
+    if op is aten.floor_divide.default:
+        return aten.div.Tensor_mode, args, {"rounding_mode": "floor"}
     if op is aten.pad.default:
         _, amounts, mode, value = (*args, *("constant", None)[len(args) - 2 :])
         if mode == "constant" and not kwargs:
@@ -174,7 +180,7 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if (
         op not in RULES
         or (op not in WIDENED and _rounded(data, args))
-        or not (data.dtype.is_floating_point or any(v.shadow is not None for v in values))
+        or not (op is aten.one_hot.default or data.dtype.is_floating_point or any(v.shadow is not None for v in values))
     ):
         return None
     try:

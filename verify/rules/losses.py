@@ -226,9 +226,11 @@ def triplet(
 
 
 def cosine(a: Algebra, x: Value, y: Value, dim: int = 1, eps: float = 1e-8) -> Field:
-    """The sum along dim of x and y, each over its norm, which is at least eps."""
+    """The sum along dim of x and y, broadcast, each over its norm, which is at least eps."""
+    shape = torch.broadcast_shapes(x.shape, y.shape)
+    x, y = (a.field(v).each(lambda t: t.expand(shape)) for v in (x, y))
     x, y = (a.mul(v, a.inverse(a.larger(vector_norm(a, v, 2, (dim,), True), eps))) for v in (x, y))
-    return a.sum(a.mul(x, y), (dim % len(x.shape),))
+    return a.sum(a.mul(x, y), (dim % len(shape),))
 
 
 def cosine_embedding(a: Algebra, x: Value, y: Value, sign: Value, margin: float = 0.0, reduction: int = MEAN) -> Field:
