@@ -3,14 +3,14 @@
 A value that is read by a key is told by its key, whatever the order and the class (dict, dataclass, output class); one that is read by
 its place is told by its place, in a tuple as in a list. A tuple is no dict, and a tensor is no tuple of one: who reads one trips over
 the other. A size, and what is computed from sizes, is compared as a formula of the inputs' sizes; of a number that is read from a tensor
-(`item`) the tensors are compared, and what is done with it must be the same.
+(`item`) the tensors are compared, and what is done with it must be the same; runs compare what is made of it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -77,7 +77,7 @@ def _numbers(a: Program, b: Program, x: Any, y: Any, name: str) -> Iterator[Pair
         yield _tensors(x.args[0], y.args[0], name)  # type: ignore[arg-type]
     elif x.target in PYTHON:
         for one, other in zip(x.args, y.args, strict=True):
-            yield from _numbers(a, b, one, other, name)
+            yield from (replace(pair, made=(x.name, y.name)) for pair in _numbers(a, b, one, other, name))
     else:
         raise Unlike(f"output {name} is a number that depends on values by {x.target}, which has no exact meaning")
 

@@ -214,3 +214,29 @@ def test_numbers_among_outputs_are_compared(name: str) -> None:
 @pytest.mark.parametrize("name", OTHER_FORMULAS)
 def test_other_numbers_among_outputs_are_not_proved(name: str) -> None:
     assert returned(OTHER_FORMULAS[name]).verdict in (Verdict.DIFFERS, Verdict.REFUTED)
+
+
+SAME_NUMBERS = {  # made of other tensors
+    "a sum in another order": (lambda x: (x[0].sum().item() + x[1].sum().item(), x), lambda x: (x[1].sum().item() + x[0].sum().item(), x)),
+    "a square": (lambda x: (x.sum().item() ** 2, x), lambda x: ((-x).sum().item() ** 2, x)),
+    "a sign": (lambda x: (x.sum().item() > 0, x), lambda x: ((2 * x).sum().item() > 0, x)),
+}
+OTHER_NUMBERS = {
+    "a difference in another order": (
+        lambda x: (x[0].sum().item() - x[1].sum().item(), x),
+        lambda x: (x[1].sum().item() - x[0].sum().item(), x),
+    ),
+    "a cube": (lambda x: (x.sum().item() ** 3, x), lambda x: ((-x).sum().item() ** 3, x)),
+    "another sign": (lambda x: (x.sum().item() > 0, x), lambda x: ((-x).sum().item() > 0, x)),
+}
+
+
+@pytest.mark.parametrize("name", SAME_NUMBERS)
+def test_one_number_made_of_other_tensors_is_not_refuted(name: str) -> None:
+    assert returned(SAME_NUMBERS[name]).verdict in (Verdict.DIFFERS, Verdict.PROVED)
+
+
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
+def test_another_number_made_of_other_tensors_is_refuted(name: str) -> None:
+    report = returned(OTHER_NUMBERS[name])
+    assert report.verdict is Verdict.REFUTED, report
