@@ -52,9 +52,9 @@ class Exact:
     def of(cls, a: Program, b: Program, cases: list[Case], any_weights: bool, roles: dict[str, str], names: dict[str, str]) -> Self:
         """The question whether `b` is `a` on `cases`."""
         matching = match(a, b, names)
-        outputs, mismatch = paired_outputs(a, b)
+        outputs, mismatch = paired_outputs(a, b, matching)
         override = {y: a.tensors[x] for x, y in matching.pairs} if any_weights else {}
-        sides = Sides(a, b, matching, tuple((pair.name, pair.a, pair.b) for pair in outputs), override)
+        sides = Sides(a, b, matching, tuple(dict.fromkeys(pair.run for pair in outputs)), override)
         edited = closed_gates(a) | closed_gates(b)
         return cls(sides, cases, check_weights(a, b, matching), any_weights, roles_of(a, cases[0], roles), outputs, mismatch, edited)
 

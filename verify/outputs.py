@@ -3,14 +3,14 @@
 A value that is read by a key is told by its key, whatever the order and the class (dict, dataclass, output class); one that is read by
 its place is told by its place, in a tuple as in a list. A tuple is no dict, and a tensor is no tuple of one: who reads one trips over
 the other. A size, and what is computed from sizes, is compared as a formula of the inputs' sizes; of a number that is read from a tensor
-(`item`) the tensors are compared, and what is done with it must be the same.
+(`item`) the tensors are compared, and what is done with it must be the same; runs compare what is made of it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils._pytree import TreeSpec
 from rewrite.nested import join, keys
 from rewrite.program import Program
 from verify.interpret import PYTHON
+from verify.match import Matching
 from verify.regions import Pair
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -32,18 +33,29 @@ class Unlike(Exception):
     """Outputs that are not read alike; the text says where."""
 
 
-def paired_outputs(a: Program, b: Program) -> tuple[list[Pair], str]:
-    """The tensors to compare, and why they cannot be, if so."""
+def paired_outputs(a: Program, b: Program, matching: Matching) -> tuple[list[Pair], str]:
+    """The tensors to compare, and why they cannot be, if so. Inputs that are matched have one name here, the first program's."""
+    ours = {node: leaf.name for node, leaf in a.leaves.items() if leaf.kind == "input"}
+    theirs = {y: ours[x] for x, y in matching.inputs.items()} | {y: ours[x] for y, x in matching.copies.items()}
+    given = _Given(a, ours), _Given(b, theirs)
     try:
         places = list(_paired(_form(a.calling.out_spec, count()), _form(b.calling.out_spec, count()), ""))
-        pairs = [pair for i, j, name in places for pair in _pair(a, b, i, j, name or "the output")]
+        pairs = [pair for i, j, name in places for pair in _pair(*given, i, j, name or "the output")]
     except Unlike as unlike:
         return [], str(unlike)
     return pairs, "" if pairs or any(map(_is_number, a.outputs)) else "no output is a tensor or a size"
 
 
-def _pair(a: Program, b: Program, i: int, j: int, name: str) -> Iterator[Pair]:
-    x, y = a.outputs[i], b.outputs[j]
+@dataclass(frozen=True)
+class _Given:
+    """A program, and what its inputs are called by node."""
+
+    program: Program
+    inputs: Mapping[str, str]
+
+
+def _pair(a: _Given, b: _Given, i: int, j: int, name: str) -> Iterator[Pair]:
+    x, y = a.program.outputs[i], b.program.outputs[j]
     if _is_number(x) or _is_number(y):
         yield from _numbers(a, b, x, y, name)
     elif isinstance(x, fx.Node) and isinstance(y, fx.Node):
@@ -64,7 +76,7 @@ def _is_number(output: Any) -> bool:
     return isinstance(output, fx.Node) and isinstance(output.meta.get("val"), SYMBOLIC)
 
 
-def _numbers(a: Program, b: Program, x: Any, y: Any, name: str) -> Iterator[Pair]:
+def _numbers(a: _Given, b: _Given, x: Any, y: Any, name: str) -> Iterator[Pair]:
     """The tensors that two numbers are read from, where the numbers are not equal as they stand."""
     formulas = _formula(a, x), _formula(b, y)
     if None not in formulas:
@@ -77,22 +89,22 @@ def _numbers(a: Program, b: Program, x: Any, y: Any, name: str) -> Iterator[Pair
         yield _tensors(x.args[0], y.args[0], name)  # type: ignore[arg-type]
     elif x.target in PYTHON:
         for one, other in zip(x.args, y.args, strict=True):
-            yield from _numbers(a, b, one, other, name)
+            yield from (replace(pair, made=(x.name, y.name)) for pair in _numbers(a, b, one, other, name))
     else:
         raise Unlike(f"output {name} is a number that depends on values by {x.target}, which has no exact meaning")
 
 
-def _formula(program: Program, output: Any) -> Any:
+def _formula(given: _Given, output: Any) -> Any:
     """A number that a program gives, in terms of its inputs' sizes, `x[0]`; None if it depends on values too."""
     value = output.meta.get("val") if isinstance(output, fx.Node) else output
     if not isinstance(value, SYMBOLIC):
         return None if isinstance(value, torch.Tensor) else value if type(value) is int else repr(value)
     named: dict[Any, Any] = {}
-    for node, leaf in program.leaves.items():
-        shape = getattr(program.nodes[node].meta.get("val"), "shape", ()) if leaf.kind == "input" else ()
+    for node, called in given.inputs.items():
+        shape = getattr(given.program.nodes[node].meta.get("val"), "shape", ())
         for axis, size in enumerate(shape):
             if isinstance(size, torch.SymInt):
-                named.setdefault(size.node.expr, sympy.Symbol(f"{leaf.name}[{axis}]", integer=True, positive=True))
+                named.setdefault(size.node.expr, sympy.Symbol(f"{called}[{axis}]", integer=True, positive=True))
     found = value.node.expr.xreplace(named)
     if not found.free_symbols <= set(named.values()):
         return None

@@ -42,12 +42,18 @@ ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.alias.default, aten.neg.defau
 
 @dataclass(frozen=True)
 class Pair:
-    """Two nodes to compare, under the name to report."""
+    """Two nodes to compare, under the name to report; `made` are the numbers made of them, if the programs give these instead."""
 
     name: str
     a: str
     b: str
     stream: bool = False  # a sum, such as the residual stream
+    made: tuple[str, str] | None = None
+
+    @property
+    def run(self) -> tuple[str, str, str]:
+        """(name, node of a, node of b) of what runs compare: other tensors may make the same number."""
+        return self.name, *(self.made or (self.a, self.b))
 
 
 @dataclass(frozen=True)

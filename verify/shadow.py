@@ -85,7 +85,12 @@ def sweep(
                 values[node.name] = [after(node, value) for value in values[node.name]] if after else values[node.name]
             for name in () if keep else last.get(node.name, ()):
                 del values[name]
-    return [{name: lifted(values[name][i], dtype) for name in want if name in nodes} for i in range(len(cases))]
+    return [{name: _told(lifted(values[name][i], dtype)) for name in want if name in nodes} for i in range(len(cases))]
+
+
+def _told(value: Any) -> Any:
+    """A number as a tensor of it."""
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None) if isinstance(value, int | float) else value
 
 
 def plain_nodes(program: Program, order: Iterable[fx.Node], given: Collection[str] = ()) -> frozenset[fx.Node]:

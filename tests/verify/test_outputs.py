@@ -214,3 +214,58 @@ def test_numbers_among_outputs_are_compared(name: str) -> None:
 @pytest.mark.parametrize("name", OTHER_FORMULAS)
 def test_other_numbers_among_outputs_are_not_proved(name: str) -> None:
     assert returned(OTHER_FORMULAS[name]).verdict in (Verdict.DIFFERS, Verdict.REFUTED)
+
+
+SAME_NUMBERS = {  # made of other tensors
+    "a sum in another order": (lambda x: (x[0].sum().item() + x[1].sum().item(), x), lambda x: (x[1].sum().item() + x[0].sum().item(), x)),
+    "a square": (lambda x: (x.sum().item() ** 2, x), lambda x: ((-x).sum().item() ** 2, x)),
+    "a sign": (lambda x: (x.sum().item() > 0, x), lambda x: ((2 * x).sum().item() > 0, x)),
+}
+OTHER_NUMBERS = {
+    "a difference in another order": (
+        lambda x: (x[0].sum().item() - x[1].sum().item(), x),
+        lambda x: (x[1].sum().item() - x[0].sum().item(), x),
+    ),
+    "a cube": (lambda x: (x.sum().item() ** 3, x), lambda x: ((-x).sum().item() ** 3, x)),
+    "another sign": (lambda x: (x.sum().item() > 0, x), lambda x: ((-x).sum().item() > 0, x)),
+}
+
+
+@pytest.mark.parametrize("name", SAME_NUMBERS)
+def test_one_number_made_of_other_tensors_is_not_refuted(name: str) -> None:
+    assert returned(SAME_NUMBERS[name]).verdict in (Verdict.DIFFERS, Verdict.PROVED)
+
+
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
+def test_another_number_made_of_other_tensors_is_refuted(name: str) -> None:
+    report = returned(OTHER_NUMBERS[name])
+    assert report.verdict is Verdict.REFUTED, report
+
+
+class Apart(nn.Module):
+    """The difference of two sums, and the first size of one of them."""
+
+    def __init__(self, of: int, sign: int = 1):
+        super().__init__()
+        self.of, self.sign = of, sign
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:
+        return (x, y)[self.of].shape[0], self.sign * (x.sum() - y.sum())
+
+
+class Named(Apart):
+    """The same of values of other names."""
+
+    def forward(self, one: Tensor, other: Tensor) -> Any:
+        return super().forward(one, other)
+
+
+def test_sizes_are_those_of_the_inputs_that_are_matched() -> None:
+    given = (normal(3, 4), normal(5, 4)), (normal(5, 4), normal(3, 4))
+    first, by_place, by_place_other = (trace(model.eval(), *given[0]) for model in (Apart(0), Named(0), Named(1)))
+    turned, turned_other = (trace(Apart(of, -1).eval(), *given[1]) for of in (1, 0))
+    crossed = {"x": "y", "y": "x"}
+    assert equivalence(first, by_place, seed=0).proved
+    assert not equivalence(first, by_place_other, seed=0).proved
+    assert equivalence(first, turned, match=crossed, seed=0).proved
+    assert not equivalence(first, turned_other, match=crossed, seed=0).proved

@@ -33,6 +33,7 @@ EDITS = {
     ),
     "a row edited": lambda e, ids: F.embedding(ids, e.index_put([torch.tensor(10)], e[10] + 1)),
     "a row edited by a scatter": lambda e, ids: F.embedding(ids, e.select_scatter(e[8] * 2, 0, 8)),
+    "one-hot vectors times a part of the table": lambda e, ids: F.one_hot(ids, VOCABULARY).float()[..., :9] @ e[:9],
     "one id": lambda e, ids: F.embedding(ids, e) + 1.0 * (ids == 9)[..., None],
     "sixty ids at once": lambda e, ids: F.embedding(ids, e) + (ids.repeat(1, 15) == torch.arange(60) % 7).float().prod(-1)[:, None, None],
     "an order": lambda e, ids: torch.where((ids > 8)[..., None], 0.0, F.embedding(ids, e)),
@@ -46,6 +47,7 @@ REWRITES = {
     "indexing": lambda e, ids: e[ids],
     "flattened": lambda e, ids: e.index_select(0, ids.flatten()).view(2, 4, 4),
     "one-hot times the table": lambda e, ids: F.embedding(ids.T.contiguous(), e).transpose(0, 1),
+    "one-hot vectors times the table": lambda e, ids: F.one_hot(ids, VOCABULARY).float() @ e,
     "pieces": lambda e, ids: torch.cat([F.embedding(ids[:, :1], e), F.embedding(ids[:, 1:], e)], 1),
     "a table split in two": lambda e, ids: F.embedding(ids, e * 0.25) + F.embedding(ids, e * 0.75),
     "one row's shift for all": lambda e, ids: F.embedding(ids, e - e[3]) + e[3],
@@ -60,6 +62,8 @@ NAMES = {  # of one op on ids
     "a choice with a number": (lambda ids: torch.where(ids != 9, ids, 0), lambda ids: torch.where(ids != 9, ids, torch.tensor(0))),
     "the smaller": (lambda ids: torch.min(ids.cumsum(1), ids), lambda ids: torch.minimum(ids.cumsum(1), ids)),
     "a border": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: torch.ops.aten.constant_pad_nd(ids, [1, 0], 2)),
+    "a quotient": (lambda ids: ids // 2, lambda ids: torch.div(ids, 2, rounding_mode="floor")),
+    "a fill": (lambda ids: ids.masked_fill(ids == 9, 7), lambda ids: torch.where(ids == 9, 7, ids)),
 }
 OTHERS = {
     "another type": (lambda ids: ids.cumsum(1).to(torch.int32), lambda ids: ids.cumsum(1)),
@@ -67,6 +71,19 @@ OTHERS = {
     "another id": (lambda ids: torch.where(ids != 9, ids, 0), lambda ids: torch.where(ids != 8, ids, 0)),
     "the larger": (lambda ids: torch.min(ids.cumsum(1), ids), lambda ids: torch.max(ids.cumsum(1), ids)),
     "another border": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: F.pad(ids, (1, 0), value=3)),
+    "a type that does not hold what is written": (
+        lambda ids: torch.slice_scatter(torch.zeros(2, 4, dtype=torch.uint8), ids).long(),
+        lambda ids: torch.slice_scatter(torch.zeros(2, 4, dtype=torch.int64), ids),
+    ),
+    "a diagonal of such a type": (
+        lambda ids: torch.diagonal_scatter(torch.zeros(2, 4, dtype=torch.int8), ids[0, :2]).long(),
+        lambda ids: torch.diagonal_scatter(torch.zeros(2, 4, dtype=torch.int64), ids[0, :2]),
+    ),
+    "a quotient towards zero": (
+        lambda ids: torch.div(ids - 4, 2, rounding_mode="floor"),
+        lambda ids: torch.div(ids - 4, 2, rounding_mode="trunc"),
+    ),
+    "another fill": (lambda ids: ids.masked_fill(ids == 9, 7), lambda ids: torch.where(ids == 9, ids, 7)),
     "another side": (lambda ids: F.pad(ids, (1, 0), value=2), lambda ids: F.pad(ids, (0, 1), value=2)),
 }
 
@@ -203,3 +220,19 @@ def test_maxima_are_functions_of_sets() -> None:
 def test_choosing_rules_are_torchs_functions(function: object) -> None:
     result = checked(function, X)  # type: ignore[arg-type]
     assert result.error < 1e-5, result
+
+
+def test_what_is_written_into_a_tensor_takes_on_its_type() -> None:
+    def written(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.slice_scatter(torch.zeros(3, 6, dtype=dtype), x.long()).float()
+
+    assert compare(written(torch.int64), lambda x: x.trunc(), X).equal
+    assert compare(written(torch.uint8), lambda x: x.trunc(), X).unequal
+    assert compare(written(torch.bool), lambda x: (x.long() != 0).float(), X).equal
+    assert compare(lambda x: torch.slice_scatter(x, x[:1] > 0, 0, 0, 1)[0], lambda x: (x[0] > 0).float(), X).equal
+    assert checked(written(torch.uint8), X.abs()).error < 1e-5
+
+
+def test_tensors_that_are_only_broadcast_keep_their_types() -> None:
+    pair = lambda x: torch.broadcast_tensors((x > 0)[:1], x)[1]  # noqa: E731
+    assert compare(pair, lambda x: x * 1, X).equal

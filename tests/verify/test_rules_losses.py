@@ -123,6 +123,13 @@ SAME: dict[str, tuple[type[Of], Loss, Loss, tuple[Any, ...]]] = {
     ),
     "distance": (Two, lambda x, y: F.pairwise_distance(x, y), lambda x, y: (x - y + 1e-6).norm(dim=-1), (X, Y)),
     "cosine": (Two, lambda x, y: F.cosine_similarity(x, y), cosine, (X, Y)),
+    "cosine, broadcast along its dim": (
+        Two,
+        lambda x, y: F.cosine_similarity(x[:, :1], y),
+        lambda x, y: cosine(x[:, :1].expand(N, C), y),
+        (X, Y),
+    ),
+    "cosine, of one for all": (Two, lambda x, y: F.cosine_similarity(x[0], y), lambda x, y: cosine(x[:1].expand(N, C), y), (X, Y)),
     "cosine embedding": (
         Three,
         lambda x, y, s: F.cosine_embedding_loss(x, y, s[:, 0]),
@@ -239,6 +246,13 @@ def test_the_rule_is_torchs_function(name: str) -> None:
 def test_gradients_of_losses_are_proved() -> None:
     assert compared(SAME["cross entropy"], gradients=True).verdict is Verdict.PROVED
     assert compared(SAME["poisson"], gradients=True).verdict is Verdict.PROVED
+    raised = lambda n, eps: n + (n.clamp(min=eps) - n).detach()  # as torch raises the norms, where autograd does not look  # noqa: E731
+    by_norms = lambda x, y, f: (x * y).sum(-1) / (f(x.norm(dim=-1), 0.5) * f(y.norm(dim=-1), 0.5))  # noqa: E731
+    angle = lambda x, y: F.cosine_similarity(x, y, eps=0.5)  # noqa: E731
+    assert compared((Two, angle, lambda x, y: by_norms(x, y, raised), (X, Y)), gradients=True).verdict is Verdict.PROVED
+    clamped = lambda x, y: by_norms(x, y, lambda n, eps: n.clamp(min=eps))  # noqa: E731
+    assert compared((Two, angle, clamped, (X, Y))).verdict is Verdict.PROVED
+    assert compared((Two, angle, clamped, (X, Y)), gradients=True).verdict is not Verdict.PROVED
     detached = (Two, SAME["poisson"][1], lambda x, y: (x.exp() - x.detach() * y).mean(), (X, Y))
     assert compared(detached, gradients=True).verdict is not Verdict.PROVED
 

@@ -25,6 +25,7 @@ aten = torch.ops.aten
 MOVED = frozenset((*MOVERS, *SHAPES, *SAME, aten.detach.default))
 READ_AT = frozenset((aten.index.Tensor, aten.gather.default, aten.index_select.default))
 WHERE = (aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+FILLS = (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 SYNONYMS = {
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
@@ -39,11 +40,11 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     """The value of an op on plain data of which some depends on ids."""
     data = op(*_data(args), **_data(kwargs))
     op, args, kwargs = _named(op, args, kwargs, data)
-    if op is aten.constant_pad_nd.default and not _rounded(data, args):
+    if op is aten.constant_pad_nd.default and _kept(data, args):
         return Concrete(data, _padded(a, data, *args), _shadow(a, op, args, kwargs, data))
     if not isinstance(data, Tensor):
         return _several(a, op, args, kwargs, data)
-    if (op in MOVED and not _rounded(data, args)) or (op in READ_AT and _plain_positions(args)):
+    if (op in MOVED and _kept(data, args)) or (op in READ_AT and _plain_positions(args)):
         return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
     if op in LIKES:
         return Concrete(data)
@@ -59,6 +60,11 @@ def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) ->
     """An op by the one name that it has here, as atoms hold the names of ops."""
     if op in WHERE:
         return aten.where.self, tuple(v if isinstance(v, Concrete) else Concrete(torch.tensor(v, dtype=data.dtype)) for v in args), kwargs
+    if op in FILLS:
+        x, mask, value = args
+        return _named(aten.where.ScalarSelf, (mask, value, x), kwargs, data)
+    if op is aten.floor_divide.default:
+        return aten.div.Tensor_mode, args, {"rounding_mode": "floor"}
     if op is aten.pad.default:
         _, amounts, mode, value = (*args, *("constant", None)[len(args) - 2 :])
         if mode == "constant" and not kwargs:
@@ -86,6 +92,17 @@ def _extreme(a: Algebra, data: Tensor) -> bool:
 def _rounded(data: Tensor, args: Sequence[Any]) -> bool:
     """True if whole numbers became ones of a short float type on the way."""
     return short(data.dtype) and any(isinstance(v, Concrete) and whole(v.dtype) for v in flat(args))
+
+
+def _kept(data: Tensor, args: Sequence[Any]) -> bool:
+    """True if every number that is moved is one of the result's type: what is written into another tensor takes on its type."""
+    return all(v.dtype == data.dtype or _fits(v.dtype, data.dtype) for v in flat(args) if isinstance(v, Concrete))
+
+
+def _fits(narrow: torch.dtype, wide: torch.dtype) -> bool:
+    if wide.is_floating_point:
+        return not short(wide) if whole(narrow) else torch.promote_types(narrow, wide) == wide
+    return whole(wide) and (narrow == torch.bool or _holds(wide, narrow))
 
 
 def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
@@ -163,7 +180,7 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if (
         op not in RULES
         or (op not in WIDENED and _rounded(data, args))
-        or not (data.dtype.is_floating_point or any(v.shadow is not None for v in values))
+        or not (op is aten.one_hot.default or data.dtype.is_floating_point or any(v.shadow is not None for v in values))
     ):
         return None
     try:

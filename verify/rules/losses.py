@@ -225,10 +225,18 @@ def triplet(
     return reduced(a, a.positive(a.add(a.sub(distance(a, x, near, p, eps), apart), margin)), reduction)
 
 
+def _at_least(a: Algebra, norm: Field, eps: float) -> Field:
+    """max(norm, eps), with the derivative of the norm everywhere: torch raises it where autograd does not look."""
+    out = a.larger(a.steady(norm), eps)
+    return out if norm.tangent is None else out.moving(norm.tangent)
+
+
 def cosine(a: Algebra, x: Value, y: Value, dim: int = 1, eps: float = 1e-8) -> Field:
-    """The sum along dim of x and y, each over its norm, which is at least eps."""
-    x, y = (a.mul(v, a.inverse(a.larger(vector_norm(a, v, 2, (dim,), True), eps))) for v in (x, y))
-    return a.sum(a.mul(x, y), (dim % len(x.shape),))
+    """The sum along dim of x and y, broadcast, each over its norm, which is at least eps."""
+    shape = torch.broadcast_shapes(x.shape, y.shape)
+    x, y = (a.field(v).each(lambda t: t.expand(shape)) for v in (x, y))
+    x, y = (a.mul(v, a.inverse(_at_least(a, vector_norm(a, v, 2, (dim,), True), eps))) for v in (x, y))
+    return a.sum(a.mul(x, y), (dim % len(shape),))
 
 
 def cosine_embedding(a: Algebra, x: Value, y: Value, sign: Value, margin: float = 0.0, reduction: int = MEAN) -> Field:

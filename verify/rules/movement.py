@@ -64,12 +64,11 @@ def _moved_choice(a: Algebra, op: Callable[..., Any], x: Value, *args: Any, **kw
 
 
 def mover(op: Callable[..., Any]) -> Rule:
-    """The rule of an op that only moves elements; numbers that become whole on the way are cast."""
+    """The rule of an op that only moves elements; those that take on another type on the way are cast."""
 
     def rule(a: Algebra, *args: Any, **kwargs: Any) -> Value:
-        joined = lambda v: cast(a, v, a.out) if isinstance(v, (Field, Concrete)) and v.dtype.is_floating_point else v  # noqa: E731
-        if not a.out.is_floating_point:
-            args, kwargs = mapped(joined, (args, kwargs))
+        joined = lambda v: cast(a, v, a.out) if isinstance(v, (Field, Concrete)) and v.dtype != a.out else v  # noqa: E731
+        args, kwargs = mapped(joined, (args, kwargs))
         return moved(a, op, *args, **kwargs)
 
     return rule
@@ -207,6 +206,7 @@ LIKES = (
 
 TABLE: Table = {
     **{op: mover(op) for op in MOVERS},
+    aten.broadcast_tensors.default: lambda a, tensors: moved(a, aten.broadcast_tensors.default, tensors),  # each keeps its type
     **dict.fromkeys(SHAPES, viewed),
     **dict.fromkeys(SAME, same),
     aten.detach.default: detach,

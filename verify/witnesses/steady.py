@@ -7,6 +7,7 @@ programs are run again with rounding errors drawn at random: what differs by rou
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,21 +25,29 @@ from verify.structure import floating
 aten = torch.ops.aten
 DRAWS = 16
 NOISE = 2.0**-48  # relative, for every op: about what float64 loses in a few
-STEPS = (aten.floor.default, aten.ceil.default, aten.round.default, aten.trunc.default, aten.frac.default, aten.sign.default)
+STEPS = (
+    aten.floor.default, aten.ceil.default, aten.round.default, aten.trunc.default, aten.frac.default, aten.sign.default, operator.floordiv,
+    operator.mod,
+)  # fmt: skip
 EXACT = frozenset((*movement.TABLE, aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.embedding.default))
 
 
 def jumps(program: Program) -> bool:
     """True if a program can jump: a float number decides about something that is none, or is cut to a whole one."""
     return any(
-        node.target in STEPS or (any(floating(n) for n in node.all_input_nodes) and _decides(node.meta.get("val")))
+        node.target in STEPS or (any(map(_continuous, node.all_input_nodes)) and _decides(node.meta.get("val")))
         for node in needed(program.outputs)
         if node.op == "call_function"
     )
 
 
+def _continuous(node: fx.Node) -> bool:
+    return floating(node) or isinstance(node.meta.get("val"), torch.SymFloat)
+
+
 def _decides(value: Any) -> bool:
-    return any(isinstance(one, Tensor) and not one.is_floating_point() for one in tree_leaves(value))
+    whole = lambda one: not one.is_floating_point() if isinstance(one, Tensor) else isinstance(one, torch.SymInt | torch.SymBool)  # noqa: E731
+    return any(map(whole, tree_leaves(value)))
 
 
 def steady(sides: Sides, ours: Case, theirs: Case) -> bool:
