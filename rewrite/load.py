@@ -60,12 +60,17 @@ def _load(folder: Path) -> Program:
     origin = None
     if record.get("origin") is not None:
         origin = decode_program(record["origin"], parts, None, f"{where}, origin")
-    return decode_program(take(record, "program", dict, where), parts, origin, f"{where}, program")
+    program = decode_program(take(record, "program", dict, where), parts, origin, f"{where}, program")
+    if program.steps and origin is None:
+        raise bad(where, f"the origin of a program of {len(program.steps)} steps", "none")
+    return program
 
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / MAIN
     try:
+        if not path.is_file():  # a pipe or a device may never end
+            raise FileError(f"load {folder}: expected a folder with {MAIN}, got none that can be read. Save a program there first.")
         if path.stat().st_size > LONGEST:
             raise bad(str(path), f"at most {LONGEST} bytes", path.stat().st_size)
         record = json.loads(path.read_text(encoding="utf-8"))

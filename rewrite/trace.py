@@ -44,11 +44,23 @@ def trace(model: nn.Module, *args: Any, dynamic: bool | Mapping[str, Any] = True
     """
     where = f"trace({type(model).__name__})"
     refuse(model)
+    _check_call(model, args, kwargs, where)
     with switched(model, (args, kwargs)) as switches:
         traced = _most_dynamic(model, (args, kwargs), dynamic, where)
         found, notes = _check(model, traced, forward_only, where)
     header = replace(traced.header, checks=found, switches=switches, notes=(*traced.header.notes, *notes))
     return replace(traced, header=header)
+
+
+def _check_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> None:
+    """Raises: TraceError for a call that the model's forward does not take."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        way = "Give arguments as in a call of the model, a dict of them as trace(model, **inputs)."
+        raise TraceError(f"{where}: expected a call of forward({takes}), got {error}. {way}") from None
 
 
 def _most_dynamic(model: nn.Module, example: Example, dynamic: bool | Mapping[str, Any], where: str) -> Program:

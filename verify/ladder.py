@@ -19,7 +19,7 @@ from rewrite.errors import InputError
 from rewrite.program import Program
 from verify.gap import Gap, gap, largest_of, ulp
 from verify.match import Matching, identity
-from verify.shadow import CannotLift, Case, plain_leaves, plain_nodes, sweep
+from verify.shadow import REFUSALS, CannotLift, Case, plain_leaves, plain_nodes, sweep
 
 ROUNDING, DIFFERENT = 64.0, 1e4  # rho up to which a difference is only rounding, and from which it is another function
 LOST = 2.0**20  # ulp: a derived constant that far off in float32 is not there (d / d.d that underflows), and an edit of it does nothing
@@ -114,7 +114,7 @@ def ladder(sides: Sides, cases: Sequence[Case], more: Sequence[Case] = (), gradi
         return replace(drift, gradients=gradient_gap(sides, cases[0]) if gradients else None)
     except CannotLift as why:
         return Drift(reason=str(why))
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:120]}"
         raise InputError(f"equivalence: expected inputs that both programs run on, got {reason}. Give others with inputs=.") from None
 
@@ -123,7 +123,7 @@ def _runs(sides: Sides, cases: Sequence[Case], more: Sequence[Case]) -> Drift:
     try:
         tried = [*cases, *more]
         low = sides.run(tried, torch.float32)
-    except (RuntimeError, IndexError):  # sizes or values that the model does not accept
+    except REFUSALS:
         tried = list(cases)
         low = sides.run(tried, torch.float32)
     high = sides.run(tried, torch.float64)

@@ -14,7 +14,7 @@ from rewrite.run import needed
 from verify.gap import Gap, gap
 from verify.ladder import DIFFERENT, Sides, nearer
 from verify.regions import Composition, Cut
-from verify.shadow import CannotLift, Case, sweep
+from verify.shadow import REFUSALS, CannotLift, Case, sweep
 from verify.structure import Side
 from verify.witnesses.pattern import Difference, axis_names, by_floats
 from verify.witnesses.steady import jumps, steady
@@ -22,7 +22,7 @@ from verify.witnesses.steady import jumps, steady
 Values = Mapping[str, Tensor]
 PRECISIONS = (torch.float32, torch.float64)
 SEEN = 16.0  # ulp of float32 by which a difference is seen there, too
-FAILURES = (CannotLift, RuntimeError, IndexError)  # sizes or values that a model does not accept
+FAILURES = (CannotLift, *REFUSALS)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ class CannotLift(Exception):
     """A graph that has no meaning in another precision; the message says why."""
 
 
+REFUSALS = (IndexError, RuntimeError, TypeError, ValueError)  # of torch: sizes or values that a model does not accept
+
+
 @contextmanager
 def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
     """Makes `dtype` torch's default inside."""

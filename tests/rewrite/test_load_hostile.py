@@ -1,6 +1,7 @@
 """Graphs that nobody should run: a clear error, nothing executed, no memory or time eaten."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,23 @@ GRAPHS: dict[str, Change] = {
 @pytest.mark.parametrize("what", GRAPHS)
 def test_spoilt_graphs(folder: Path, what: str) -> None:
     spoilt(folder, GRAPHS[what])
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    (folder / "program.json").unlink()
+    os.mkfifo(folder / "program.json")
+    refused(folder, "expected a folder with program.json, got none that can be read")
+
+
+def test_a_device_is_not_read(folder: Path) -> None:
+    (folder / "program.json").unlink()
+    (folder / "program.json").symlink_to("/dev/zero")
+    refused(folder, "expected a folder with program.json, got none that can be read")
+
+
+def test_steps_need_the_origin_that_they_started_from(folder: Path) -> None:
+    record = record_of(folder)
+    assert record["program"]["steps"]
+    record["origin"] = None
+    write(folder, record)
+    refused(folder, "expected the origin of a program of 3 steps, got")

@@ -231,3 +231,11 @@ class Stateful(nn.Module):
 def test_refuses_a_forward_that_is_no_function_of_its_inputs() -> None:
     with pytest.raises(TraceError, match="make forward a function of its inputs"):
         trace(Stateful().eval(), torch.randn(2, 3, 4), dynamic=False)
+
+
+@pytest.mark.parametrize(
+    "call", [((), {}), ((vectors(), vectors()), {}), ((), {"y": vectors()})], ids=["missing", "one too many", "another name"]
+)
+def test_a_call_that_the_model_does_not_take(call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    with pytest.raises(TraceError, match=r"trace\(Layer\): expected a call of forward\(x\), got .* argument.*Give arguments as"):
+        trace(Layer().eval(), *call[0], **call[1])

@@ -291,3 +291,28 @@ def test_targets_that_are_no_classes_are_not_proved(ids: Tensor) -> None:
             assert "IndexError" in type(error).__name__ or "input" in str(error).lower()
             return
     assert report.verdict is not Verdict.PROVED
+
+
+class _Labelled(torch.nn.Module):
+    """A loss of the next token by shifted logits, or if `padded` by padded labels with another activation."""
+
+    def __init__(self, padded: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head, self.padded = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 11), padded
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.gelu(self.embed(input_ids), approximate="none" if self.padded else "tanh")
+        logits = self.head(hidden)
+        if self.padded:
+            labels = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+            return torch.nn.functional.cross_entropy(logits.reshape(-1, 11), labels.reshape(-1))
+        return torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1))
+
+
+def test_a_wrong_loss_that_some_sizes_do_not_fit_is_refuted() -> None:
+    """Labels have free sizes of their own; a search that changes one input alone meets an error of torch, and goes on."""
+    ids = torch.arange(14).view(2, 7) % 11
+    a, b = (trace(_Labelled(padded).eval(), input_ids=ids, labels=ids.clone()) for padded in (False, True))
+    assert equivalence(a, b, seed=0).verdict is Verdict.REFUTED
+    assert equivalence(b, a, seed=0).verdict is Verdict.REFUTED

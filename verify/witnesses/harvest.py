@@ -17,7 +17,7 @@ from rewrite.program import Program
 from rewrite.run import needed
 from verify.ladder import Sides
 from verify.rules import movement
-from verify.shadow import CannotLift, Case, sweep
+from verify.shadow import REFUSALS, CannotLift, Case, sweep
 
 aten = torch.ops.aten
 MOST_IDS, MOST_GOALS, MOST_ROWS, MOST_WAYS = 512, 256, 4096, 8
@@ -147,7 +147,7 @@ def _rows(program: Program, node: str, case: Case, moved: Any, other: object) ->
         one, two = (run[moved.name] for run in sweep(program, cases, [moved.name]))
         wanted = sweep(program, [case], [other.name])[0][other.name] if isinstance(other, fx.Node) else other
         value = torch.as_tensor(wanted, device=one.device).expand(one.shape)
-    except (CannotLift, RuntimeError, IndexError, KeyError, TypeError):
+    except (CannotLift, KeyError, *REFUSALS):
         return
     read, row = two - one == count, one.shape[-1] if one.dim() else 1  # what moves along with the ids is one of them
     for at, want, known in zip(*(x.reshape(-1, row)[:MOST_ROWS].tolist() for x in (one, value, read)), strict=True):
