@@ -174,8 +174,9 @@ class Algebra(Arithmetic):
 
     def steer(self, *values: Value) -> None:
         """Note that the true bits of ids decide here."""
-        if any(isinstance(v, Concrete) and v.atom is not None for v in values):
-            self.world.tally.note(self.world.tally.steering, self.node)
+        for v in values:
+            if isinstance(v, Concrete) and v.atom is not None:
+                self.world.tally.steer(self.node, v.atom)
 
     @staticmethod
     def _taken(bits: Tensor, x: Field, y: Field) -> Field:

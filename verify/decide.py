@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -35,6 +35,9 @@ class Decision:
     refused: str | None = None
     shape: tuple[int, ...] | None = None
     tally: Tally = field(default_factory=Tally)
+
+
+APART = "they decide on masks or positions otherwise than in the other program, and for the ids given only these are the same"
 
 
 def sub_key(key: bytes, *what: Any) -> bytes:
@@ -75,6 +78,8 @@ def decide(
         world.forget()
         total += bound
         decision = Decision(agreement.equal, total, count, theory, agreement, shape=_shape(right), tally=world.tally)
+        if agreement.equal and world.tally.apart:
+            return replace(decision, equal=False, refused=f"ids at {', '.join(world.tally.steering[:3])}: {APART}")
         if not agreement.equal or total <= share or total == math.inf or (bound == 0.0 and count == MOST_PRIMES):
             return decision
         count = min(count + 1, MOST_PRIMES)

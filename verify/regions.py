@@ -213,7 +213,7 @@ class Composition:
         self.attempts += 1
 
         def experiment(world: World) -> tuple[Any, Any]:
-            return value_at(self.a, x, at_a, world), value_at(self.b, y, at_b, world)
+            return world.tally.both(lambda: value_at(self.a, x, at_a, world), lambda: value_at(self.b, y, at_b, world))
 
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
         declared = self.assumed.ops

@@ -29,6 +29,8 @@ class Tally:
     degrees: dict[str, int] = field(default_factory=dict)
     output: int = 1  # highest degree of a compared difference
     steering: list[str] = field(default_factory=list)  # comparisons of ids that reach masks, positions or indices
+    steered: set[tuple[int, ...]] = field(default_factory=set)  # what those are, by the atoms of the ids
+    apart: bool = False  # they are others in one side than in the other
     divisions: list[str] = field(default_factory=list)  # nodes that divide by a value
     zero_denominators: int = 0
     undefined: int = 0
@@ -40,6 +42,21 @@ class Tally:
         """Count `count` calls of an oracle at arguments of at most this degree."""
         self.calls[name] += count
         self.degrees[name] = max(self.degrees.get(name, 0), degree)
+
+    def steer(self, node: str, atom: Lanes) -> None:
+        """Note that the true bits of ids decide at a node."""
+        self.note(self.steering, node)
+        self.steered |= set(map(tuple, torch.stack([lane.reshape(-1) for lane in atom], -1).unique(dim=0).tolist()))
+
+    def both(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+        """What the two sides give, with a note whether ids steer them alike."""
+        values, steered = [], []
+        for side in (first, second):
+            self.steered.clear()
+            values.append(side())
+            steered.append(set(self.steered))
+        self.apart = steered[0] != steered[1]
+        return values[0], values[1]
 
     @staticmethod
     def note(list_: list[str], text: str) -> None:
