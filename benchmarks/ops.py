@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from verify.rules import RULES, elementwise, losses, movement, norms, pools, recurrent, ring, rows, select
+from verify.rules import RULES, convolutions, elementwise, losses, movement, norms, pools, recurrent, ring, rows, select
 
 aten = torch.ops.aten
 DIVISION = ("div", "true_divide", "floor_divide", "reciprocal")
@@ -25,6 +25,7 @@ CLASSES: tuple[tuple[Any, str], ...] = (
     (pools.TABLE, "means of windows"),
     (recurrent.TABLE, "formula, step by step"),
     (ring.TABLE, "ring"),
+    (convolutions.TABLE, "ring"),
 )
 
 

@@ -19,8 +19,9 @@ from verify.ladder import Sides
 from verify.leaves import closed_gates, leaf_values
 from verify.match import WeightCheck, check_weights, match
 from verify.outputs import paired_outputs
+from verify.pairs import Pair, candidates
 from verify.proof import Proof, both
-from verify.regions import Composition, Pair, candidates
+from verify.regions import Composition
 from verify.roles import Role, roles_of
 from verify.shadow import Case
 from verify.structure import Side

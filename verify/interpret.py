@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused, nothing
 from verify.arithmetic import WRAPPING
-from verify.rules import RULES, elementwise, integers, movement, norms, ring
+from verify.rules import RULES, convolutions, elementwise, integers, movement, norms, ring
 from verify.rules.declared import declared
 from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped, short, whole
 from verify.world import World
@@ -34,7 +34,7 @@ ASSERTIONS = (
 )
 ON_BITS = (aten.add.Tensor, aten.mul.Tensor)
 MOVED = frozenset(movement.TABLE)
-ARITHMETIC = frozenset((*ring.TABLE, *norms.TABLE, *elementwise.TABLE)) - frozenset(elementwise.TRUTH)
+ARITHMETIC = frozenset((*ring.TABLE, *convolutions.TABLE, *norms.TABLE, *elementwise.TABLE)) - frozenset(elementwise.TRUTH)
 JOINING = ARITHMETIC | {aten.cat.default, aten.stack.default, *elementwise.CHOOSING}  # operands of several types become one
 FAILURES = (IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 READINGS = (aten.item.default, aten._local_scalar_dense.default, aten.nonzero.default, aten.is_nonzero.default)

@@ -23,7 +23,7 @@ from rewrite.nested import join, keys
 from rewrite.program import Program
 from verify.interpret import PYTHON
 from verify.match import Matching
-from verify.regions import Pair
+from verify.pairs import Pair
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 READINGS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)

@@ -11,7 +11,7 @@ import torch
 
 from verify.algebra import Algebra
 from verify.rules import exponents
-from verify.rules.movement import cast, moved, padded
+from verify.rules.movement import cast, moved
 from verify.rules.table import Table, axes
 from verify.value import Concrete, Field, Value
 
@@ -187,48 +187,6 @@ def root(a: Algebra, x: Value) -> Field:
     return a.inverse(a.oracle("rsqrt", x))
 
 
-def convolution(
-    a: Algebra,
-    x: Value,
-    w: Value,
-    bias: Value,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> Field:
-    """A convolution by torch's own, on float64 residues."""
-    x, w = a.field(x), a.field(w)
-    length = math.prod(w.shape[2:]) * (w.shape[0] // groups if transposed else w.shape[1])
-    op = lambda s, t: aten.convolution(s, t, None, stride, padding, dilation, transposed, output_padding, groups)  # noqa: E731
-    out = a.bilinear(op, x, w, length)
-    channels = (-1,) + (1,) * (len(w.shape) - 2)
-    return out if bias is None else a.add(out, a.field(bias).each(lambda t: t.view(channels)))
-
-
-def conv(
-    a: Algebra, x: Value, w: Value, bias: Value = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Field:
-    """conv1d, conv2d, conv3d."""
-    spatial = len(w.shape) - 2
-    several = lambda v: list(v) * (spatial // len(v)) if isinstance(v, (list, tuple)) else [v] * spatial  # noqa: E731
-    return convolution(a, x, w, bias, several(stride), several(padding), several(dilation), False, [0] * spatial, groups)
-
-
-def conv_padded(
-    a: Algebra, x: Value, w: Value, bias: Value = None, stride: Any = 1, padding: str = "valid", dilation: Any = 1, groups: int = 1
-) -> Field:
-    """conv1d, conv2d, conv3d with a border called "valid" (none) or "same"."""
-    spatial = len(w.shape) - 2
-    gaps = list(dilation) * (spatial // len(dilation)) if isinstance(dilation, (list, tuple)) else [dilation] * spatial
-    missing = [gap * (size - 1) if padding == "same" else 0 for gap, size in zip(gaps, w.shape[2:], strict=True)]
-    border = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
-    x = a.field(x)
-    return conv(a, padded(a, x, border) if any(border) else x, w, bias, stride, 0, dilation, groups)
-
-
 def weight_norm(a: Algebra, v: Value, g: Value, dim: int = 0) -> Field:
     """g v / |v|, the norm over all axes but one."""
     v = a.field(v)
@@ -293,12 +251,5 @@ TABLE: Table = {
         variance(a, x, dims, correction=correction, keepdim=keepdim),
         mean(a, x, dims, keepdim),
     ),
-    aten.convolution.default: convolution,
-    aten.conv1d.default: conv,
-    aten.conv2d.default: conv,
-    aten.conv3d.default: conv,
-    aten.conv1d.padding: conv_padded,
-    aten.conv2d.padding: conv_padded,
-    aten.conv3d.padding: conv_padded,
     aten._weight_norm.default: weight_norm,
 }
