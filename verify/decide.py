@@ -36,6 +36,11 @@ class Decision:
     shape: tuple[int, ...] | None = None
     tally: Tally = field(default_factory=Tally)
 
+    @property
+    def cuts_matter(self) -> bool:
+        """True if with fewer cuts it may be otherwise: values forget relations there, and which ids steered them."""
+        return self.refused is None or self.tally.apart
+
 
 APART = "they decide on masks or positions otherwise than in the other program, and for the ids given only these are the same"
 

@@ -121,7 +121,7 @@ class Composition:
             self.progress(pair.name)
         apart = self._apart(pair)
         region = first = self._compare(pair, apart, signs=widen)
-        for cuts in self._fewer(apart) if widen and not region.proved and region.decision.refused is None else ():
+        for cuts in self._fewer(apart) if widen and not region.proved and region.decision.cuts_matter else ():
             region = self._compare(pair, cuts)
             if region.proved:
                 return region
