@@ -206,7 +206,8 @@ class Composition:
                 held_a[u] = held_b[v] = Cut(Pair(v, u, v), shape, len(self.cuts) + len(held_b))
         found = decide(
             lambda world: (value_at(self.a, x, held_a, world), value_at(self.b, y, held_b, world)),
-            sub_key(key, "whatever steers"), self.share, decision.theory, dual=self.dual, calls=self._calls(x, held_a, y, held_b), declared=self.assumed.ops,
+            sub_key(key, "whatever steers"), self.share, decision.theory, dual=self.dual,
+            calls=self._calls(x, held_a, y, held_b), declared=self.assumed.ops,
         )  # fmt: skip
         if found.equal and not found.tally.steering:
             return decision.whatever_ids(found.log2_bound)
