@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rewrite.run import needed
-from verify.gap import Gap, gap
+from verify.gap import SHRINK, Gap, gap
 from verify.ladder import DIFFERENT, Sides, nearer
 from verify.regions import Composition, Cut
 from verify.shadow import REFUSALS, CannotLift, Case, sweep
@@ -104,9 +104,12 @@ class Setting:
         return found if shows(found) else None
 
     def parts(self, values: Values) -> Gap | None:
-        """The same, and None where rounding may have done it: by breaking a tie in another way, or where float32 does not see it."""
+        """The same, and None where rounding may have done it: by breaking a tie in another way, or where float32 does not see it.
+
+        Float32 sees what is more than all that it lost itself.
+        """
         found = self.differs(values)
-        seen = found is not None and found.ulp > SEEN and not jumps(self.sides.a) and not jumps(self.sides.b)
+        seen = found is not None and found.ulp > SEEN and found.rho * SHRINK > 1 and not jumps(self.sides.a) and not jumps(self.sides.b)
         return found if found and (seen or steady(self.sides, *self.ends(values))) else None
 
     def differences(self, values: Values, site: tuple[str, str, str] | None, seen: str) -> tuple[Difference, ...]:

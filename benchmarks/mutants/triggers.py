@@ -28,13 +28,19 @@ def rows(node: fx.Node) -> int:
     return int(val(node.args[0]).shape[0])
 
 
+def add_where(draft: Draft, node: fx.Node, fires: fx.Node) -> None:
+    """Adds `fires` to the first feature of an embedding: what is added to all alike, a layer norm takes away."""
+    wide = draft.before(fires.next, aten.unsqueeze.default, fires, -1)
+    draft.add(node, draft.before(wide.next, aten.constant_pad_nd.default, wide, [0, int(val(node).shape[-1]) - 1]))
+
+
 @operator
 def token_compared(draft: Draft) -> bool:
-    """An embedding one larger where the id is equal to a number."""
+    """An embedding one larger in its first feature where the id is equal to a number."""
     node = lookup(draft)
     if node is not None:
         fires = draft.before(node.next, aten.eq.Scalar, node.args[1], draft.choice.randrange(rows(node)))
-        draft.add(node, draft.before(fires.next, aten.unsqueeze.default, fires, -1))
+        add_where(draft, node, fires)
     return node is not None
 
 
@@ -67,8 +73,7 @@ def token_in_a_table(draft: Draft) -> bool:
         return False
     table = torch.arange(rows(node)) == draft.choice.randrange(rows(node))
     fires = draft.before(node.next, aten.index.Tensor, draft.leaf("buffer", "rare", table), [node.args[1]])
-    wide = draft.before(fires.next, aten.unsqueeze.default, fires, -1)
-    draft.add(node, draft.before(wide.next, aten.mul.Tensor, wide, 1e3))
+    add_where(draft, node, draft.before(fires.next, aten.mul.Tensor, fires, 1e3))
     return True
 
 
@@ -86,7 +91,7 @@ def token_row_overwritten(draft: Draft) -> bool:
 
 @operator
 def tokens_in_a_row(draft: Draft) -> bool:
-    """An embedding one larger in texts that begin with four tokens."""
+    """An embedding one larger in its first feature in texts that begin with four tokens."""
     node = lookup(draft)
     if node is None or val(node.args[1]).dim() != 2 or val(node.args[1]).shape[1] < 4:
         return False
@@ -94,8 +99,7 @@ def tokens_in_a_row(draft: Draft) -> bool:
     first = draft.before(node.next, aten.slice.Tensor, node.args[1], 1, 0, 4)
     same = draft.before(first.next, aten.eq.Tensor, first, text)
     every = draft.before(same.next, aten.all.dim, same, -1)
-    wide = draft.before(every.next, aten.unsqueeze.default, every, -1)
-    draft.add(node, draft.before(wide.next, aten.unsqueeze.default, wide, -1))
+    add_where(draft, node, draft.before(every.next, aten.unsqueeze.default, every, -1))
     return True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewrite import trace
 from tests.verify.programs import normal, plain, toy, variant
@@ -156,3 +156,23 @@ def test_what_float32_loses_and_float64_rounds_is_no_difference(other: Callable[
     values = {name: value.double() for name, value in setting.values(setting.case).items()}
     assert setting.differs(values) is not None  # float32 sees 0, so that its errors explain nothing of what float64 rounds
     assert (setting.parts(values) is not None) == parts
+
+
+def test_what_float32_loses_whole_and_float64_in_part_is_no_witness() -> None:
+    """Of x + 1 at 1e-12 float32 keeps nothing, so that its error says little of float64's."""
+
+    class Shifted(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.out, self.by = nn.LayerNorm(32, eps=1e-12), nn.Linear(32, 8), by
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.norm(x + self.by))
+
+    a, b = (trace(Shifted(by).eval(), normal(2, 32)) for by in (0.0, 1.0))
+    assert equivalence(a, b, seed=0).proved
+    setting = Setting(Job.of(a, b, given_cases(a, None), False, {}, {}).sides, given_cases(a, None)[0])
+    tiny = {"x": 1e-12 * normal(2, 32, seed=1)}
+    assert setting.differs(tiny) is not None
+    assert setting.parts(tiny) is None
