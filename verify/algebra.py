@@ -165,12 +165,27 @@ class Algebra(Arithmetic):
         x, y = self.field(x), self.field(y)
         if isinstance(condition, Concrete) and (condition.atom is None or x.tagged or y.tagged):
             self.steer(condition)
-            return self._taken(condition.data.bool(), x, y)
+            taken = self._taken(condition.data.bool(), x, y)
+            return taken if condition.atom is None else self._open(taken, self.field(condition), x, y)
         c = self.field(condition)
         marks = [torch.zeros(()) if v.undefined is None else v.undefined for v in (x, y)]
         if x.undefined is not y.undefined and not bool((marks[0].bool() == marks[1].bool()).all()):
             self.refuse("a value decides whether the result is defined")
         return self.add(self.mul(c, self.sub(x, y)), y)
+
+    def _open(self, taken: Field, c: Field, x: Field, y: Field) -> Field:
+        """What ids took of x and y, as c x + (1 - c) y where it is not masked: what is not masked for these ids may be for others.
+
+        There, being masked is worth a large negative number added, any at all: what holds for all holds in the limit.
+        """
+        large = self.still(self.world.large())
+        bare = [self.kept(v, None) for v in (x, y)]
+        masked = [torch.zeros(()).bool() if not v.tagged else either(v.hard, v.soft) for v in (x, y)]
+        first, second = (
+            self._taken(mask, self.add(other, large), own) for mask, own, other in zip(masked, bare, reversed(bare), strict=True)
+        )
+        chosen = replace(self.add(self.mul(c, self.sub(first, second)), second), undefined=taken.undefined)
+        return self._taken(either(taken.hard, taken.soft), taken, chosen) if taken.tagged else chosen
 
     def steer(self, *values: Value) -> None:
         """Note that the true bits of ids decide here."""

@@ -69,6 +69,15 @@ class Arithmetic:
     def _residues(self, x: Concrete) -> Field:
         return self._tagged(x.data, x.data.dtype) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
 
+    def marked(self, x: Concrete) -> Field:
+        """The value of its atom, with the tags that its data has."""
+        assert x.atom is not None
+        tagged, value = self._tagged(x.data, x.data.dtype), self.world.atom_value("value of ids", x.atom, x.data)
+        away = either(tagged.hard, tagged.soft, tagged.undefined)
+        return tagged if away is None else replace(
+            tagged, parts=tuple(torch.where(away, t, v) for t, v in zip(tagged.parts, value.parts, strict=True)), degree=value.degree
+        )
+
     def lowest(self, x: Value, dtype: torch.dtype | None = None) -> bool:
         """True for the smallest finite number of a float type, by default of the one that numbers are read in."""
         return isinstance(x, float) and x in self.world.lowest(dtype or self.among)

@@ -100,6 +100,9 @@ class RealWorld(World):
     def lowest(dtype: torch.dtype) -> tuple[float, ...]:
         return SOFTEST
 
+    def large(self) -> Field:
+        return Field((torch.zeros((), dtype=torch.float64),))
+
     def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False) -> Parts:
         return (true_function(name, self.functions)(*(a.parts[0] for a in arguments)).double(),)
 

@@ -129,6 +129,10 @@ class World:
             self._kept[place] = made.moving(Field(uniform(self.math, self.key, f"along {label}", place[1]))) if self.dual else made
         return self._kept[place]
 
+    def large(self) -> Field:
+        """What stands for the size of a number that masks an element which ids leave unmasked here. Shapes: []."""
+        return self.tensor("large", ())
+
     def forget(self) -> None:
         """Drop the stored random tensors; they come back the same when asked for."""
         self._kept.clear()

@@ -140,7 +140,6 @@ def masked(a: Algebra, scores: Field, mask: Value) -> Field:
         return scores
     if mask.dtype == torch.bool:
         return a.where(mask, scores, -math.inf)
-    a.steer(mask)
     return a.add(scores, mask)
 
 
