@@ -166,7 +166,7 @@ class Algebra(Arithmetic):
         if isinstance(condition, Concrete) and (condition.atom is None or x.tagged or y.tagged):
             self.steer(condition)
             taken = self._taken(condition.data.bool(), x, y)
-            return taken if condition.atom is None else self._open(taken, self.field(condition), x, y)
+            return taken if condition.atom is None or not self.world.symbolic else self._open(taken, self.field(condition), x, y)
         c = self.field(condition)
         marks = [torch.zeros(()) if v.undefined is None else v.undefined for v in (x, y)]
         if x.undefined is not y.undefined and not bool((marks[0].bool() == marks[1].bool()).all()):
@@ -174,18 +174,20 @@ class Algebra(Arithmetic):
         return self.add(self.mul(c, self.sub(x, y)), y)
 
     def _open(self, taken: Field, c: Field, x: Field, y: Field) -> Field:
-        """What ids took of x and y, as c x + (1 - c) y where it is not masked: what is not masked for these ids may be for others.
+        """What ids took of x and y, as c x + (1 - c) y: what they mask here others may not, and the other way round.
 
         There, being masked is worth a large negative number added, any at all: what holds for all holds in the limit.
         """
-        large = self.still(self.world.large())
+        large = self.still(self.world.tensor("large", ()))
         bare = [self.kept(v, None) for v in (x, y)]
-        masked = [torch.zeros(()).bool() if not v.tagged else either(v.hard, v.soft) for v in (x, y)]
+        absent = [torch.zeros(v.shape, dtype=torch.bool) if v.absent is None else v.absent for v in (x, y)]
         first, second = (
-            self._taken(mask, self.add(other, large), own) for mask, own, other in zip(masked, bare, reversed(bare), strict=True)
+            self._taken(mask, self.add(other, large), own) for mask, own, other in zip(absent, bare, reversed(bare), strict=True)
         )
-        chosen = replace(self.add(self.mul(c, self.sub(first, second)), second), undefined=taken.undefined)
-        return self._taken(either(taken.hard, taken.soft), taken, chosen) if taken.tagged else chosen
+        both = (absent[0] & absent[1]).expand(taken.shape)
+        out = self._taken(both, self.kept(taken, None), self.add(self.mul(c, self.sub(first, second)), second))
+        decided = None if taken.masked is None else some(taken.masked & ~both)
+        return replace(out, hard=taken.hard, soft=taken.soft, undefined=taken.undefined, decided=decided)
 
     def steer(self, *values: Value) -> None:
         """Note that the true bits of ids decide here."""
@@ -200,6 +202,7 @@ class Algebra(Arithmetic):
         pick = lambda a, b: None if a is None and b is None else _pick(bits, a, b, shape)  # noqa: E731
         degree = x.degree.plus(y.degree)
         out = Field(parts, degree, pick(x.hard, y.hard), pick(x.soft, y.soft), pick(x.undefined, y.undefined), x.dtype)
+        out.decided = pick(x.decided, y.decided)
         if x.tangent is None and y.tangent is None:
             return out
         return out.moving(Algebra._taken(bits, x.tangent or nothing(x), y.tangent or nothing(y)))

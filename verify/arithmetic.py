@@ -70,13 +70,13 @@ class Arithmetic:
         return self._tagged(x.data, x.data.dtype) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
 
     def marked(self, x: Concrete) -> Field:
-        """The value of its atom, with the tags that its data has."""
+        """The value of the atom of a float mask, with the tags that its data has."""
         assert x.atom is not None
-        tagged, value = self._tagged(x.data, x.data.dtype), self.world.atom_value("value of ids", x.atom, x.data)
-        away = either(tagged.hard, tagged.soft, tagged.undefined)
-        return tagged if away is None else replace(
-            tagged, parts=tuple(torch.where(away, t, v) for t, v in zip(tagged.parts, value.parts, strict=True)), degree=value.degree
-        )
+        out = self._tagged(x.data, x.data.dtype)
+        if not self.world.symbolic:
+            return out
+        value = self.world.atom_value("value of ids", x.atom, x.data)
+        return replace(out, parts=value.parts, degree=value.degree, decided=out.masked)
 
     def lowest(self, x: Value, dtype: torch.dtype | None = None) -> bool:
         """True for the smallest finite number of a float type, by default of the one that numbers are read in."""
@@ -124,12 +124,16 @@ class Arithmetic:
         pairs = zip(self._lent(x, y), self._lent(y, x), strict=True)
         parts = tuple(self.math.tidy(i, a.double() + b.double()) for i, (a, b) in enumerate(pairs))
         out = Field(parts, x.degree.plus(y.degree), hard, soft, _spread(either(x.undefined, y.undefined), shape), x.dtype)
+        if (decided := either(x.decided, y.decided)) is not None:
+            absent = either(x.absent, y.absent)
+            out.decided = _spread(decided if absent is None else decided & ~absent, shape)
         return self.following(out, x.tangent, y.tangent)
 
     @staticmethod
     def _lent(x: Field, y: Field) -> Parts:
         """What x adds to y: nothing where y is a smallest number."""
-        return x.parts if y.soft is None else tuple(torch.where(y.soft, 0.0, part.double()) for part in x.parts)
+        soft = y.soft if y.soft is None or y.decided is None else y.soft & ~y.decided
+        return x.parts if soft is None else tuple(torch.where(soft, 0.0, part.double()) for part in x.parts)
 
     def neg(self, x: Value) -> Field:
         """-x."""
@@ -181,7 +185,7 @@ class Arithmetic:
         if x.tagged and (factor * over <= 0 or (x.soft is not None and abs(factor) > abs(over))):
             self.refuse("-inf and a factor that is not positive, or a smallest finite number and one that is not between 0 and 1")
         if factor != over:
-            x = replace(x, soft=None)
+            x = replace(x, soft=None, decided=None if x.decided is None or x.hard is None else x.decided & x.hard)
         number = self.math.number(factor, over)
         self.factors.add(number)
         times = lambda v: tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(v.parts, number, strict=True)))  # noqa: E731
@@ -274,7 +278,7 @@ class Arithmetic:
 
     def kept(self, x: Field, keep: Tensor | None) -> Field:
         """`x` without its tags, zero where `keep` is false."""
-        return self.linear(x, lambda v: replace(v, parts=self.masked(v.parts, keep), hard=None, soft=None))
+        return self.linear(x, lambda v: replace(v, parts=self.masked(v.parts, keep), hard=None, soft=None, decided=None))
 
     # Derivatives, in worlds that have them: the product rule and the chain rule, once
 

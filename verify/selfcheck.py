@@ -96,12 +96,11 @@ class RealWorld(World):
         super().__init__(bytes(16), theory=theory, dual=dual, declared=declared)
         self.math, self.count = Real(), 1  # type: ignore[assignment]
 
+    symbolic = False
+
     @staticmethod
     def lowest(dtype: torch.dtype) -> tuple[float, ...]:
         return SOFTEST
-
-    def large(self) -> Field:
-        return Field((torch.zeros((), dtype=torch.float64),))
 
     def oracle(self, name: str, arguments: Sequence[Field], odd: bool = False) -> Parts:
         return (true_function(name, self.functions)(*(a.parts[0] for a in arguments)).double(),)

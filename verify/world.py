@@ -114,6 +114,8 @@ class World:
         self.oracles = Oracles(key, chosen)
         self._kept: dict[tuple[str, tuple[int, ...]], Field] = {}
 
+    symbolic = True  # numbers stand for others, ids too
+
     @staticmethod
     def lowest(dtype: torch.dtype) -> tuple[float, ...]:
         """The numbers of a float type that stand for "masked": its smallest finite one."""
@@ -128,10 +130,6 @@ class World:
             made = Field(uniform(self.math, self.key, label, place[1]))
             self._kept[place] = made.moving(Field(uniform(self.math, self.key, f"along {label}", place[1]))) if self.dual else made
         return self._kept[place]
-
-    def large(self) -> Field:
-        """What stands for the size of a number that masks an element which ids leave unmasked here. Shapes: []."""
-        return self.tensor("large", ())
 
     def forget(self) -> None:
         """Drop the stored random tensors; they come back the same when asked for."""
