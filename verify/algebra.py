@@ -190,10 +190,11 @@ class Algebra(Arithmetic):
         return replace(out, hard=taken.hard, soft=taken.soft, undefined=taken.undefined, decided=decided)
 
     def steer(self, *values: Value) -> None:
-        """Note that the true bits of ids decide here."""
+        """Note that the true bits of ids decide here: by what is known of them, the same of a condition and of its negation."""
         for v in values:
             if isinstance(v, Concrete) and v.atom is not None:
-                self.world.tally.steer(self.node, v.atom)
+                s = v.shadow
+                self.world.tally.steer(self.node, v.atom if s is None else self.mul(s, self.sub(1, s)).parts)
 
     @staticmethod
     def _taken(bits: Tensor, x: Field, y: Field) -> Field:

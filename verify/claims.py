@@ -92,7 +92,8 @@ def _prove(side: Side, claim: Claim, same_sides: bool, key: bytes, share: float,
     found = decide(lambda world: _first_unequal(side, claim, world, members), key, share, declared=assumed.ops)
     if not found.equal or found.log2_bound > share:
         return Proof(claim, False, 0.0, tried, _why_not(found))
-    return Proof(claim, True, found.log2_bound, tried, assumed=tuple(dict.fromkeys(found.tally.assumed)))
+    taken = tuple(dict.fromkeys(found.tally.assumed))
+    return Proof(claim, True, found.log2_bound, tried, assumed=taken, steered=bool(found.tally.steering))
 
 
 def _first_unequal(side: Side, claim: Claim, world: World, members: Sequence[int | None]) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
 from verify.field import Vanishing
 from verify.interpret import Refused, same
@@ -41,8 +41,12 @@ class Decision:
         """True if with fewer cuts it may be otherwise: values forget relations there, and which ids steered them."""
         return self.refused is None or self.tally.apart
 
+    def whatever_ids(self, log2_bound: float | None = None) -> Self:
+        """The decision, which was found to rest on no true bit of ids, with the bound of that."""
+        return replace(self, log2_bound=self.log2_bound if log2_bound is None else log2_bound, tally=replace(self.tally, steering=[]))
 
-APART = "they decide on masks or positions otherwise than in the other program, and for the ids given only these are the same"
+
+APART = "they decide on masks or positions otherwise than on the other side, and for the ids given only these are the same"
 
 
 def sub_key(key: bytes, *what: Any) -> bytes:

@@ -68,11 +68,11 @@ class Job(Exact):
     def _scope(self) -> dict[str, str]:
         gates = len(self.b.gate_records)
         found = {
-            "inputs": wording.inputs(self.a, self.cases, self.roles),
+            "inputs": wording.inputs(self.a, self.cases, self.roles, bool(wording.steering(self.compositions))),
             **wording.limits(self.a, self.b, self.compositions),
             "literals": wording.literals((*self.compositions, *self.slopes)),
             "constants": "of passes: the numbers that they hold" if self.exact_constants else "",
-            "claims": self.even_masks(),
+            "claims": "; ".join(filter(None, (self.even_masks(), wording.steered_claims(self.proofs)))),
             "gates": f"{wording.count(gates, 'gate')} at (1, 0)" if gates and not self.edited else "",
         }
         return {name: text for name, text in found.items() if text}
@@ -96,6 +96,10 @@ class Job(Exact):
             return Verdict.REFUTED if witness else Verdict.DIFFERS, self._other_weights(), witness
         if self.log2_bound > target:
             return self._judge_floats(drift, "equal in exact arithmetic, but the probability of error has no such bound")
+        if drift.ran and (at := wording.steering(self.compositions)):  # ids that build other masks and positions: tried, at least
+            witness = self._witness(inner=False)
+            if witness:
+                return Verdict.REFUTED, [f"equal for ids that build the masks and positions given, at {wording.listed(at)}"], witness
         if drift.ran and drift.outputs.rho > DIFFERENT and drift.outputs.largest == math.inf:
             return Verdict.UNKNOWN, wording.not_finite(drift.outputs.at, self.compositions), None
         if drift.ran and drift.outputs.rho > DIFFERENT:

@@ -19,6 +19,7 @@ class Proof:
     refused: str | None = None
     again: bool = False  # an equal claim had been proved at another site
     assumed: tuple[str, ...] = ()  # what it rests on beside the laws
+    steered: bool = False  # it is for the masks and positions that the ids given build
 
     @property
     def sampled(self) -> bool:
@@ -33,4 +34,4 @@ def both(one: Proof, other: Proof) -> Proof:
     if not other.proved or one.again:
         return other
     chance = 2.0**one.log2_bound + 2.0**other.log2_bound
-    return replace(one, log2_bound=math.log2(chance) if chance else -math.inf)
+    return replace(one, log2_bound=math.log2(chance) if chance else -math.inf, steered=one.steered or other.steered)

@@ -23,7 +23,7 @@ from verify.interpret import evaluate
 from verify.pairs import Pair, candidates
 from verify.rules import FUNCTIONS
 from verify.scrutiny import fault, too_large
-from verify.structure import Numbering, Side, floating
+from verify.structure import Numbering, Side, floating, shared
 from verify.world import Law, World
 
 aten = torch.ops.aten
@@ -162,9 +162,10 @@ class Composition:
         key = sub_key(self.key, pair.name, len(self.memo), len(cuts))
         declared = self.assumed.ops
         if known[0] == known[1]:
-            decision = self._one_expression(x, at_a, key)
+            decision = self._one_expression(x, at_a, key).whatever_ids()
         else:
             decision = decide(experiment, key, self.share, dual=self.dual, calls=self._calls(x, at_a, y, at_b), declared=declared)
+            decision = self._whatever_steers(decision, (x, at_a), (y, at_b), key)
         for theory, functions in OTHERWISE.items() if signs else ():
             hope = self.assumed.roots if theory == "roots" else not functions.isdisjoint(decision.tally.calls)
             if not decision.equal and decision.refused is None and hope:
@@ -189,6 +190,30 @@ class Composition:
         found = decide(once, key, 0.0, dual=self.dual, declared=self.assumed.ops)
         return replace(found, log2_bound=SAME, primes=1) if found.equal else found
 
+    def _whatever_steers(
+        self, decision: Decision, one: tuple[str, Mapping[str, Cut]], other: tuple[str, Mapping[str, Cut]], key: bytes
+    ) -> Decision:
+        """The decision, for any ids if it is so with fresh values for what both regions share, where ids steer only that."""
+        (x, at_a), (y, at_b) = one, other
+        if not decision.equal or not decision.tally.steering:
+            return decision
+        held_a, held_b = dict(at_a), dict(at_b)
+        for u, v in shared(self.a, x, _told(at_a), self.b, y, _told(at_b)):
+            if {node.name for node in self.b.region(v, at_b)}.isdisjoint(decision.tally.steering):
+                continue
+            shape = self._one_expression(u, at_a, key).shape
+            if shape is not None:
+                held_a[u] = held_b[v] = Cut(Pair(v, u, v), shape, len(self.cuts) + len(held_b))
+        found = decide(
+            lambda world: (value_at(self.a, x, held_a, world), value_at(self.b, y, held_b, world)),
+            sub_key(key, "whatever steers"), self.share, decision.theory, dual=self.dual,
+            calls=self._calls(x, held_a, y, held_b), declared=self.assumed.ops,
+        )  # fmt: skip
+        if found.equal and not found.tally.steering:
+            return decision.whatever_ids(found.log2_bound)
+        self.attempts += 1
+        return decision
+
     def _calls(self, x: str, at_a: Mapping[str, Cut], y: str, at_b: Mapping[str, Cut]) -> int:
         """About how many values of functions the two regions hold."""
         nodes = ((side, n) for side, w, at in ((self.a, x, at_a), (self.b, y, at_b)) for n in side.region(w, at) if n.name not in at)
@@ -212,8 +237,7 @@ class Composition:
         labels: Numbering = {}
         places: Numbering = {}
         return tuple(
-            side.signature(side.nodes[want], {name: (cut.place, cut.shape) for name, cut in at.items()}, labels, places)
-            for side, want, at in ((self.a, x, at_a), (self.b, y, at_b))
+            side.signature(side.nodes[want], _told(at), labels, places) for side, want, at in ((self.a, x, at_a), (self.b, y, at_b))
         )
 
     def localise(self) -> None:
@@ -234,6 +258,10 @@ class Composition:
                 elif region.decision.refused is None:
                     self.diverging = region
                     return
+
+
+def _told(cuts: Mapping[str, Cut]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    return {name: (cut.place, cut.shape) for name, cut in cuts.items()}
 
 
 def value_at(side: Side, want: str, cuts: Mapping[str, Cut], world: World) -> Any:

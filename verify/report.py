@@ -129,7 +129,7 @@ class Report:
     def __str__(self) -> str:
         but = f", but {' and '.join(self._faults())}" if self._faults() else ""
         taken = f" {' and '.join(self.assumptions)}" if self.verdict is Verdict.ASSUMING else ""
-        lines = [f"{self.verdict.value}{taken}{but}: {self.subject}", f"  {MEANING[self.verdict]}"]
+        lines = [f"{self.verdict.value}{taken}{but}: {self.subject}", f"  {self._meaning()}"]
         lines += [f"  {reason}" for reason in self.reasons]
         lines += [*_rows({"first diverging": self._diverging(), "step": self.step}), *difference_lines(self.differences)]
         lines += _rows(witness_rows(self.witness))
@@ -141,6 +141,11 @@ class Report:
         lines += ["drift", *(f"  {line}" for line in drift_lines(self.drift))]
         lines += ["not covered", *(f"  {line}" for line in self.not_covered)] if self.not_covered else []
         return "\n".join(lines)
+
+    def _meaning(self) -> str:
+        """What the verdict says, of the ids that it is for."""
+        steered = " whose ids build the same masks and positions" if "steering" in self.scope else ""
+        return MEANING[self.verdict].replace("all inputs of these shapes", f"all inputs of these shapes{steered}")
 
     def _diverging(self) -> str:
         return next((f"{d.place}: {d}" for d in self.differences if d.kind == "site"), self.site)

@@ -134,17 +134,17 @@ class Side:
         `cuts`: node name -> (what tells the cut from others, shape). Two regions of equal signatures, under one numbering each, are one
         statement. `want` is a node of the program's graph or of this one.
         """
+        return trail(want, lambda node: self.end(node, cuts, labels, places))
 
-        def edge(node: fx.Node) -> Any:
-            if node.name in cuts:
-                which, shape = cuts[node.name]
-                return "cut", places.setdefault(which, len(places)), shape, node.meta["val"].dtype
-            number = self.known_number(node)
-            if number is not None:
-                return "size", number
-            return self._leaf_line(node.name, labels) if node.op == "placeholder" else None
-
-        return trail(want, edge)
+    def end(self, node: fx.Node, cuts: Mapping[str, tuple[Any, tuple[int, ...]]], labels: Numbering, places: Numbering) -> Any:
+        """The line of a node at which a region ends, None elsewhere."""
+        if node.name in cuts:
+            which, shape = cuts[node.name]
+            return "cut", places.setdefault(which, len(places)), shape, node.meta["val"].dtype
+        number = self.known_number(node)
+        if number is not None:
+            return "size", number
+        return self._leaf_line(node.name, labels) if node.op == "placeholder" else None
 
     def _leaf_line(self, name: str, labels: Numbering) -> Any:
         leaf = self.leaves[name]
@@ -153,6 +153,41 @@ class Side:
         if name not in self._contents:
             self._contents[name] = leaf.content()
         return leaf.kind, labels.setdefault(leaf.label, len(labels)) if leaf.kind == "ids" else 0, self._contents[name]
+
+
+def shared(a: Side, x: str, cuts_a: Mapping[str, Any], b: Side, y: str, cuts_b: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The nodes of two regions that are one expression of the same leaves and cuts: those nearest to the ends, floating ones."""
+    labels, places, classes = Numbering(), Numbering(), Numbering()
+    first, of = (
+        _expressions(side.nodes[want], lambda node, s=side, c=cuts: s.end(node, c, labels, places), classes)  # type: ignore[misc]
+        for side, want, cuts in ((a, x, cuts_a), (b, y, cuts_b))
+    )
+    twins = {number: node.name for node, number in first.items()}
+    found: list[tuple[str, str]] = []
+    stack, seen = [b.nodes[y]], set[fx.Node]()
+    while stack:
+        node = stack.pop()
+        if node in seen or node not in of:
+            continue
+        seen.add(node)
+        if of[node] in twins and floating(node):
+            found.append((twins[of[node]], node.name))
+        else:
+            stack += node.all_input_nodes
+    return found
+
+
+def _expressions(top: fx.Node, edge: Callable[[fx.Node], Any], classes: Numbering) -> dict[fx.Node, int]:
+    """For each node inside the region of `top` the number of its expression: equal ones have the same."""
+    ends: dict[fx.Node, Any] = {}
+    number: dict[fx.Node, int] = {}
+    for node in _postorder(top, lambda n: ends.setdefault(n, edge(n)) is not None):
+        line = ends[node]
+        if line is None:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: Local(number[n]))  # type: ignore[misc]
+            line = node.target, frozen(args), frozen(kwargs)
+        number[node] = classes.setdefault(line, len(classes))
+    return {node: n for node, n in number.items() if ends[node] is None}
 
 
 def trail(top: fx.Node, edge: Callable[[fx.Node], Any]) -> tuple[Any, ...]:

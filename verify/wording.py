@@ -108,32 +108,37 @@ def counts(made: Sequence[Composition], proofs: Sequence[Proof]) -> dict[str, in
     }
 
 
-def inputs(a: Program, cases: Sequence[Case], roles: Mapping[str, Role]) -> str:
-    """The inputs that a proof is for, by role."""
+def steering(made: Sequence[Composition]) -> list[str]:
+    """Where the true bits of ids decide in what was compared."""
+    return sorted({name for composition in made for region in composition.regions for name in region.decision.tally.steering})
+
+
+def inputs(a: Program, cases: Sequence[Case], roles: Mapping[str, Role], steered: bool) -> str:
+    """The inputs that a proof is for, by role; `steered` if ids decide on masks or positions."""
     shown = []
     for node, leaf in a.leaves.items():
         value = cases[0].get(node)
         if leaf.kind == "input" and isinstance(value, Tensor):
-            shown.append(f"{leaf.name} {list(value.shape)} ({_how(roles[leaf.name], [case[node] for case in cases])})")
+            shown.append(f"{leaf.name} {list(value.shape)} ({_how(roles[leaf.name], [case[node] for case in cases], steered)})")
     return ", ".join(shown)
 
 
-def _how(role: Role, values: Sequence[Tensor]) -> str:
+def _how(role: Role, values: Sequence[Tensor], steered: bool) -> str:
     if role == "mask":
         return f"a mask, {count(len({digest(value) for value in values}), 'pattern')} as given"
-    return "any numbers" if role == "values" else "any ids"
+    return "any numbers" if role == "values" else "any ids that build the same masks and positions" if steered else "any ids"
 
 
 def limits(a: Program, b: Program, made: Sequence[Composition]) -> dict[str, str]:
     """Further limits of what was proved: ids that steer, undefined elements, divisions of the rewrite's own."""
     tallies = [region.decision.tally for composition in made for region in composition.regions]
     old = set(a.nodes) if b.traced_from is a or a is b else set()
-    steering = sorted({name for tally in tallies for name in tally.steering})
+    steered = steering(made)
     divisions = sorted({name for tally in tallies for name in tally.divisions} - old)
     undefined = max((tally.undefined for tally in tallies), default=0)
     return {
-        "steering": f"{count(len(steering), 'place')} where ids build masks or positions, for the ids given only: {listed(steering)}"
-        if steering
+        "steering": f"{count(len(steered), 'place')} where ids build masks or positions, for the ids given only: {listed(steered)}"
+        if steered
         else "",
         "undefined": f"{undefined} elements undefined in one of them, left out" if undefined else "",
         "divisions": f"wherever these are defined: {listed(divisions)}" if divisions else "",
@@ -155,6 +160,12 @@ def even_masks(masks: Mapping[str, float]) -> str:
     """Which masks that claims read have one value everywhere."""
     shown = [f"{name} is {value:g} everywhere" for name, value in masks.items()]
     return f"{listed(shown)}: what claims say of other masks was not tried; give some with inputs=" if shown else ""
+
+
+def steered_claims(proofs: Sequence[Proof]) -> str:
+    """Where claims are for the ids given only."""
+    sites = dict.fromkeys(proof.claim.site for proof in proofs if proof.proved and proof.steered)
+    return f"for the masks and positions that the ids given build: {listed(list(sites))}" if sites else ""
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

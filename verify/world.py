@@ -29,7 +29,7 @@ class Tally:
     degrees: dict[str, int] = field(default_factory=dict)
     output: int = 1  # highest degree of a compared difference
     steering: list[str] = field(default_factory=list)  # comparisons of ids that reach masks, positions or indices
-    steered: set[tuple[int, ...]] = field(default_factory=set)  # what those are, by the atoms of the ids
+    steered: set[tuple[int, ...]] = field(default_factory=set)  # what those are, by the atoms of the ids or what they are worth
     apart: bool = False  # they are others in one side than in the other
     divisions: list[str] = field(default_factory=list)  # nodes that divide by a value
     zero_denominators: int = 0
@@ -43,10 +43,10 @@ class Tally:
         self.calls[name] += count
         self.degrees[name] = max(self.degrees.get(name, 0), degree)
 
-    def steer(self, node: str, atom: Lanes) -> None:
+    def steer(self, node: str, atom: Sequence[Tensor]) -> None:
         """Note that the true bits of ids decide at a node."""
         self.note(self.steering, node)
-        self.steered |= set(map(tuple, torch.stack([lane.reshape(-1) for lane in atom], -1).unique(dim=0).tolist()))
+        self.steered |= set(map(tuple, torch.stack([lane.reshape(-1).long() for lane in atom], -1).unique(dim=0).tolist()))
 
     def both(self, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
         """What the two sides give, with a note whether ids steer them alike."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from passes import direction
 from rewrite import Program, trace
 from tests.verify.programs import normal
 from tests.verify.test_witness import look
@@ -214,3 +215,46 @@ def test_a_mask_that_a_rare_id_builds_is_not_proved_away(where: str) -> None:
         assert report.verdict is Verdict.REFUTED or "for the ids given only" in str(report)
     assert equivalence(masked, masked, seed=0).proved
     assert equivalence(masked, trace(_Masked(where).eval(), ids), seed=0).proved
+
+
+class _TwoMasks(torch.nn.Module):
+    """Two attentions, each of which does not look at one token; told so by the ids that are masked or by those that are not."""
+
+    def __init__(self, first: int, second: int, kept: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm, self.out = torch.nn.Embedding(2000, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
+        self.first, self.second, self.kept = first, second, kept
+
+    def looked(self, x: torch.Tensor, ids: torch.Tensor, never: int) -> torch.Tensor:
+        scores = x @ x.transpose(-1, -2)
+        kept = (ids != never)[:, None, :]
+        masked = torch.where(kept, scores, -torch.inf) if self.kept else scores.masked_fill(~kept, -torch.inf)
+        return masked.softmax(-1) @ x
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        return self.out(self.norm(x + self.looked(x, ids, self.first) + self.looked(2 * x, ids, self.second)))
+
+
+def test_masks_exchanged_are_refuted_by_the_ids_that_they_wait_for() -> None:
+    ids = torch.arange(14).view(2, 7)
+    report = equivalence(*(trace(_TwoMasks(*pair).eval(), ids) for pair in ((1990, 1991), (1991, 1990))), seed=0)
+    assert report.verdict is Verdict.REFUTED
+    assert report.witness is not None
+    assert {1990, 1991} & set(report.witness.values["ids"].flatten().tolist())
+
+
+def test_a_mask_and_its_negation_steer_alike_and_the_report_says_for_which_ids() -> None:
+    ids = torch.arange(14).view(2, 7)
+    report = equivalence(*(trace(_TwoMasks(3, 1991, kept).eval(), ids) for kept in (False, True)), seed=0)
+    assert report.proved
+    assert "for all inputs of these shapes whose ids build the same masks and positions" in str(report)
+
+
+def test_where_ids_steer_only_what_both_share_a_proof_is_for_any_ids() -> None:
+    program = trace(_TwoMasks(3, 1991).eval(), torch.arange(14).view(2, 7))
+    split = program.apply(direction.at("embed", d=torch.ones(8), name="t"), direction.at("norm", d=torch.ones(8), name="u"))
+    report = equivalence(split, seed=0)
+    assert report.proved
+    assert "steering" not in report.scope and "(any ids)" in report.scope["inputs"]
