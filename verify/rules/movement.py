@@ -31,7 +31,13 @@ def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Valu
         degree = degree.plus(v.degree)
     mark = lambda masks, m: some(masks[m]) if m in masks else None  # noqa: E731
     build = lambda parts, masks: Field(  # noqa: E731
-        tuple(parts), degree, mark(masks, "hard"), mark(masks, "soft"), mark(masks, "undefined"), fields[0].dtype, decided=mark(masks, "decided")
+        tuple(parts),
+        degree,
+        mark(masks, "hard"),
+        mark(masks, "soft"),
+        mark(masks, "undefined"),
+        fields[0].dtype,
+        decided=mark(masks, "decided"),
     )
     if isinstance(parts[0], Tensor):
         out: Any = build(parts, masks)

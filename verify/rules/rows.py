@@ -45,7 +45,9 @@ def row_shift(a: Algebra, x: Field, present: Tensor | None, dim: int) -> tuple[F
     parts = a.masked(tuple(part.double() for part in x.parts), present)
     count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
     shifted = tuple(a.math.tidy(i, part * count - a.world.row_total(part, count, dim)) for i, part in enumerate(parts))
-    return replace(x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None, decided=None, along=None), count
+    return replace(
+        x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None, decided=None, along=None
+    ), count
 
 
 def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
