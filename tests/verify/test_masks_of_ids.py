@@ -171,7 +171,19 @@ def compared(ids: Tensor, one: Made, other: Made, gradients: bool = False) -> Re
 def test_what_ids_decide_otherwise_is_not_proved(name: str) -> None:
     ids, one, other = OTHERS[name]
     assert apart(one, other) > 0.1
-    assert compared(ids, one, other).verdict in (Verdict.REFUTED, Verdict.DIFFERS)
+    report = compared(ids, one, other)
+    assert report.verdict in (Verdict.REFUTED, Verdict.DIFFERS)
+    assert not any("equal for ids" in reason for reason in report.reasons)  # by luck, then
+
+
+def test_what_no_search_meets_is_not_proved() -> None:
+    """A pair of ids that the graph does not write down masks what comes after it, or what comes after that."""
+    hidden = lambda ids: ((ids * 7919 % 104729 == 31476) & (ids.roll(1, 1) * 6151 % 104729 == 67337))[:, None]  # noqa: E731
+    one, other = looked(hidden), looked(lambda ids: hidden(ids).roll(1, -1))
+    met = torch.tensor([[3, 45, 123, 7, 8, 9, 10]] * 2)
+    a, b = Reader(one).double(), Reader(other).double()
+    assert float((a(met) - b(met)).detach().abs().max()) > 0.1
+    assert compared(IDS, one, other).verdict in (Verdict.REFUTED, Verdict.DIFFERS)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
