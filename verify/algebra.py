@@ -185,9 +185,10 @@ class Algebra(Arithmetic):
             self._taken(mask, self.add(other, large), own) for mask, own, other in zip(absent, bare, reversed(bare), strict=True)
         )
         both = (absent[0] & absent[1]).expand(taken.shape)
+        decided = either(absent[0] | absent[1], x.decided, y.decided)
+        assert decided is not None
         out = self._taken(both, self.kept(taken, None), self.add(self.mul(c, self.sub(first, second)), second))
-        decided = None if taken.masked is None else some(taken.masked & ~both)
-        return replace(out, hard=taken.hard, soft=taken.soft, undefined=taken.undefined, decided=decided)
+        return replace(out, hard=taken.hard, soft=taken.soft, undefined=taken.undefined, decided=some(decided & ~both))
 
     def steer(self, *values: Value) -> None:
         """Note that the true bits of ids decide here: by what is known of them, the same of a condition and of its negation."""

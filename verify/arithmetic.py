@@ -76,7 +76,7 @@ class Arithmetic:
         if not self.world.symbolic:
             return out
         value = self.world.atom_value("value of ids", x.atom, x.data)
-        return replace(out, parts=value.parts, degree=value.degree, decided=out.masked)
+        return replace(out, parts=value.parts, degree=value.degree, decided=torch.ones_like(x.data, dtype=torch.bool))
 
     def lowest(self, x: Value, dtype: torch.dtype | None = None) -> bool:
         """True for the smallest finite number of a float type, by default of the one that numbers are read in."""
@@ -185,7 +185,7 @@ class Arithmetic:
         if x.tagged and (factor * over <= 0 or (x.soft is not None and abs(factor) > abs(over))):
             self.refuse("-inf and a factor that is not positive, or a smallest finite number and one that is not between 0 and 1")
         if factor != over:
-            x = replace(x, soft=None, decided=None if x.decided is None or x.hard is None else x.decided & x.hard)
+            x = replace(x, soft=None)
         number = self.math.number(factor, over)
         self.factors.add(number)
         times = lambda v: tuple(self.math.tidy(i, part.double() * r) for i, (part, r) in enumerate(zip(v.parts, number, strict=True)))  # noqa: E731

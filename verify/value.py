@@ -50,7 +50,7 @@ class Field:
 
     `degree` bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
     finite number of its float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
-    `decided` marks what of `hard` and `soft` ids decided: other ids may leave it unmasked, and its residues are then worth something.
+    `decided` marks what ids decide of that: others may mask what is not, or leave what is, and its residues stand for all of them.
     `edge` is known of truth values: a number that is zero wherever their gap is need not tell > from >=. `along` is there in worlds
     that have derivatives.
     """
@@ -96,8 +96,8 @@ class Field:
 
     @property
     def tagged(self) -> bool:
-        """True if some element is -inf or a smallest finite number."""
-        return self.hard is not None or self.soft is not None
+        """True if some element is -inf or a smallest finite number, or is for other ids."""
+        return self.hard is not None or self.soft is not None or self.decided is not None
 
     @property
     def masked(self) -> Tensor | None:

@@ -29,10 +29,9 @@ def presence(x: Field, dim: int) -> tuple[Tensor | None, Tensor | None, Tensor |
 
     What ids mask is present, but in rows where they mask all.
     """
-    if not x.tagged:
-        return None, None, None
     masked, absent = x.masked, x.absent
-    assert masked is not None
+    if masked is None:
+        return None, None, None
     empty = masked.all(dim, keepdim=True)
     present = ~empty & (torch.ones_like(masked) if absent is None else ~absent)
     faint = torch.zeros_like(present) if x.soft is None else x.soft & empty

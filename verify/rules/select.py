@@ -234,8 +234,9 @@ def ranked(a: Algebra, x: Value, k: int, dim: int, largest: bool, order: Order) 
     if present is not None and (not largest or int(present.sum(dim).min()) < k):
         a.refuse("a choice that may fall on masked elements")
     stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank, order).each(lambda t: t.movedim(dim, -1)) for rank in range(k)], -2)
-    finite = replace(x, hard=None, soft=None, decided=None)  # masked elements have weight zero
+    finite = a.kept(x, None)  # masked elements have weight zero
     values = a.matmul(stacked, finite.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))).each(lambda t: t.squeeze(-1).movedim(-1, dim))
+    values.decided = None if x.decided is None else x.decided.any(dim, keepdim=True).expand(values.shape)
     return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)), distinct=dim)
 
 
