@@ -48,7 +48,7 @@ class Job(Exact):
             verdict,
             about,
             tuple(reasons),
-            log2_bound=self.log2_bound if equal else None,
+            log2_bound=self.log2_bound if equal and not wrong else None,
             theory=wording.theory(self.compositions),
             counts=wording.counts(self.compositions, self.proofs),
             assumptions=taken,

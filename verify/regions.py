@@ -30,7 +30,7 @@ aten = torch.ops.aten
 OTHERWISE: dict[Law, frozenset[str]] = {  # theories to try on what is unequal, and the functions that give hope
     "signs": frozenset(("sign",)),
     "exponents": frozenset(("exp", "tanh", "log", "softmax", "logsumexp")),
-    "maxima": frozenset(("sign", "largest")),
+    "maxima": frozenset(("sign", "largest", "rank")),
     "roots": frozenset(),  # only where it is assumed
 }
 SAME = -128.0  # log2 of the chance that two expressions told the same are not: plain tables are told by digests of 128 bits

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -94,6 +97,64 @@ def tokens_in_a_row(draft: Draft) -> bool:
     wide = draft.before(every.next, aten.unsqueeze.default, every, -1)
     draft.add(node, draft.before(wide.next, aten.unsqueeze.default, wide, -1))
     return True
+
+
+ROWS = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
+ATTENTION = aten.scaled_dot_product_attention.default
+
+
+def keys(draft: Draft, table: fx.Node, place: fx.Node, size: int) -> fx.Node | None:
+    """Which keys of attention over `size` of them, batch first and four dims in all, are one token; None if the ids are no such keys."""
+    ids: Any = table.args[1]
+    if val(ids).dim() != 2 or int(val(ids).shape[1]) != size:
+        return None
+    found = draft.before(place, aten.eq.Scalar, ids, draft.choice.randrange(rows(table)))
+    return draft.before(place, aten.unsqueeze.default, draft.before(place, aten.unsqueeze.default, found, 1), 1)
+
+
+def given(node: fx.Node, place: int, name: str) -> Any:
+    """An argument of an op that may be left out."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name)
+
+
+@operator
+def token_not_looked_at(draft: Draft) -> bool:
+    """Attention does not look at one token."""
+    table = lookup(draft)
+    node = draft.pick(draft.ops(*ROWS, ATTENTION), lambda n: val(n.args[0]).dim() == 4 and not given(n, 5, "is_causal"))
+    if table is None or node is None:
+        return False
+    scores = node.target in ROWS
+    found = keys(draft, table, node, int(val(node).shape[-1] if scores else val(node.args[1]).shape[-2]))
+    if found is None:
+        return False
+    if scores:
+        draft.arg(node, 0, draft.before(node, aten.masked_fill.Scalar, node.args[0], found, -math.inf))
+        return True
+    mask = given(node, 3, "attn_mask")
+    if mask is not None and val(mask).dtype != torch.bool:
+        other = draft.before(node, aten.masked_fill.Scalar, mask, found, -math.inf)
+    else:
+        looked = draft.before(node, aten.logical_not.default, found)
+        other = looked if mask is None else draft.before(node, aten.logical_and.default, looked, mask)
+    draft.call(node, ATTENTION, *node.args[:3], **{**node.kwargs, "attn_mask": other})
+    return True
+
+
+@operator
+def token_at_another_place(draft: Draft) -> bool:
+    """One token is given the position before its own."""
+    table = lookup(draft)
+    if table is None:
+        return False
+    ids: Any = table.args[1]
+    wide = lambda n: val(n.args[1]).dim() == 2 and val(n.args[1]).shape[1] == val(ids).shape[-1]  # noqa: E731
+    node = draft.pick(draft.ops(EMBEDDING), lambda n: n.args[1] is not ids and val(ids).dim() == 2 and wide(n))
+    if node is not None:
+        found = draft.before(node, aten.eq.Scalar, ids, draft.choice.randrange(rows(table)))
+        back = draft.before(node, aten.clamp.default, draft.before(node, aten.sub.Tensor, node.args[1], 1), 0)
+        draft.arg(node, 1, draft.before(node, aten.where.self, found, back, node.args[1]))
+    return node is not None
 
 
 @operator

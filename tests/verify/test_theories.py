@@ -47,6 +47,8 @@ SAME: dict[str, tuple[str, Function, Function]] = {
     "relu of a multiple": ("signs as", lambda x: torch.relu(2 * x), lambda x: 2 * torch.relu(x)),
     "largest of three": ("largest and", lambda x: x[..., :3].amax(-1), lambda x: torch.maximum(torch.maximum(x[..., 0], x[..., 1]), x[..., 2])),
     "smallest of three": ("largest and", lambda x: x[..., :3].amin(-1), lambda x: torch.minimum(x[..., 2], torch.minimum(x[..., 0], x[..., 1]))),
+    "largest with its place": ("largest and", lambda x: x.amax(-1), lambda x: x.max(-1).values),
+    "smallest, turned round": ("largest and", lambda x: x.max(-1).values, lambda x: -(-x).min(-1).values),
     "pools of pools": ("largest and", lambda x: F.max_pool1d(F.max_pool1d(x[None], 2), 2), lambda x: F.max_pool1d(x[None], 4)),
 }  # fmt: skip
 
@@ -59,6 +61,7 @@ OTHER: dict[str, tuple[Function, Function]] = {
     "gelu for silu": (F.gelu, lambda x: F.silu(2 * x) / 2),
     "logsumexp of the mean": (lambda x: x.logsumexp(-1), lambda x: x.exp().mean(-1).log()),
     "largest of fewer": (lambda x: x.amax(-1), lambda x: torch.maximum(torch.maximum(x[..., 0], x[..., 1]), x[..., 2])),
+    "largest of fewer with its place": (lambda x: x.amax(-1), lambda x: x[..., :3].max(-1).values),
     "smallest for largest": (lambda x: x.amax(-1), lambda x: x.amin(-1)),
     "relu of a negative multiple": (lambda x: torch.relu(-2 * x), lambda x: -2 * torch.relu(x)),
 }

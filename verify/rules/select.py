@@ -258,9 +258,8 @@ def extreme(a: Algebra, x: Value, dim: int, keepdim: bool, largest: bool) -> tup
     if not x.shape:
         return values, at
     dim %= len(x.shape)
-    if x.shape[dim] == 2 and not x.tagged:  # a gate, as for `maximum`
-        pair = (x.each(lambda t: t.narrow(dim, 0, 1)), x.each(lambda t: t.narrow(dim, 1, 1)))
-        values = a.larger(*pair) if largest else a.smaller(*pair)
+    if not x.tagged and (x.shape[dim] == 2 or a.world.theory == "maxima"):  # a gate, or a set: as for `amax`
+        values = amax(a, x, dim, keepdim=True) if largest else a.neg(amax(a, a.neg(x), dim, keepdim=True))
     return (values, at) if keepdim else (values.each(lambda t: t.squeeze(dim)), Choice(at.weights.each(lambda t: t.squeeze(dim))))
 
 
