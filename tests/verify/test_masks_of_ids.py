@@ -200,3 +200,13 @@ def test_ids_that_choose_where_to_write_are_refused() -> None:
     report = equivalence(*(trace(Reader(made).eval(), IDS) for made in (written, lambda m, ids: written(m, ids) + 0 * m.places[:7])))
     assert report.verdict is Verdict.CONSISTENT
     assert "positions that depend on ids or on values" in report.reasons[0]
+
+
+def test_a_smallest_number_that_ids_may_set_is_not_calculated_with() -> None:
+    """It absorbs what it is added to: less itself it leaves nothing of that."""
+    low = lambda ids: torch.where(key(299)(ids), LOWEST, 0.0)  # noqa: E731
+    one: Made = lambda m, ids: torch.where(key(299)(ids), LOWEST, m.scores(ids)) - low(ids)  # noqa: E731
+    other: Made = lambda m, ids: m.scores(ids) + (low(ids) - low(ids))  # noqa: E731
+    report = equivalence(*(trace(Reader(made).eval(), IDS) for made in (one, other)), seed=0)
+    assert report.verdict is Verdict.REFUTED
+    assert "it reads -inf or a smallest finite number as a number" in report.reasons[0]
