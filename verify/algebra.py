@@ -165,12 +165,30 @@ class Algebra(Arithmetic):
         x, y = self.field(x), self.field(y)
         if isinstance(condition, Concrete) and (condition.atom is None or x.tagged or y.tagged):
             self.steer(condition)
-            return self._taken(condition.data.bool(), x, y)
+            taken = self._taken(condition.data.bool(), x, y)
+            return taken if condition.atom is None or not self.world.symbolic else self._open(taken, self.field(condition), x, y)
         c = self.field(condition)
         marks = [torch.zeros(()) if v.undefined is None else v.undefined for v in (x, y)]
         if x.undefined is not y.undefined and not bool((marks[0].bool() == marks[1].bool()).all()):
             self.refuse("a value decides whether the result is defined")
         return self.add(self.mul(c, self.sub(x, y)), y)
+
+    def _open(self, taken: Field, c: Field, x: Field, y: Field) -> Field:
+        """What ids took of x and y, as c x + (1 - c) y: what they mask here others may not, and the other way round.
+
+        There, being masked is worth a large negative number added, any at all: what holds for all holds in the limit.
+        """
+        large = self.still(self.world.tensor("large", ()))
+        bare = [self.kept(v, None) for v in (x, y)]
+        absent = [torch.zeros(v.shape, dtype=torch.bool) if v.absent is None else v.absent for v in (x, y)]
+        first, second = (
+            self._taken(mask, self.add(other, large), own) for mask, own, other in zip(absent, bare, reversed(bare), strict=True)
+        )
+        both = (absent[0] & absent[1]).expand(taken.shape)
+        decided = either(absent[0] | absent[1], x.decided, y.decided)
+        assert decided is not None
+        out = self._taken(both, self.kept(taken, None), self.add(self.mul(c, self.sub(first, second)), second))
+        return replace(out, hard=taken.hard, soft=taken.soft, undefined=taken.undefined, decided=some(decided & ~both))
 
     def steer(self, *values: Value) -> None:
         """Note that the true bits of ids decide here: by what is known of them, the same of a condition and of its negation."""
@@ -186,6 +204,7 @@ class Algebra(Arithmetic):
         pick = lambda a, b: None if a is None and b is None else _pick(bits, a, b, shape)  # noqa: E731
         degree = x.degree.plus(y.degree)
         out = Field(parts, degree, pick(x.hard, y.hard), pick(x.soft, y.soft), pick(x.undefined, y.undefined), x.dtype)
+        out.decided = pick(x.decided, y.decided)
         if x.tangent is None and y.tangent is None:
             return out
         return out.moving(Algebra._taken(bits, x.tangent or nothing(x), y.tangent or nothing(y)))

@@ -69,6 +69,15 @@ class Arithmetic:
     def _residues(self, x: Concrete) -> Field:
         return self._tagged(x.data, x.data.dtype) if x.atom is None else self.world.atom_value("value of ids", x.atom, x.data)
 
+    def marked(self, x: Concrete) -> Field:
+        """The value of the atom of a float mask, with the tags that its data has."""
+        assert x.atom is not None
+        out = self._tagged(x.data, x.data.dtype)
+        if not self.world.symbolic:
+            return out
+        value = self.world.atom_value("value of ids", x.atom, x.data)
+        return replace(out, parts=value.parts, degree=value.degree, decided=torch.ones_like(x.data, dtype=torch.bool))
+
     def lowest(self, x: Value, dtype: torch.dtype | None = None) -> bool:
         """True for the smallest finite number of a float type, by default of the one that numbers are read in."""
         return isinstance(x, float) and x in self.world.lowest(dtype or self.among)
@@ -115,12 +124,16 @@ class Arithmetic:
         pairs = zip(self._lent(x, y), self._lent(y, x), strict=True)
         parts = tuple(self.math.tidy(i, a.double() + b.double()) for i, (a, b) in enumerate(pairs))
         out = Field(parts, x.degree.plus(y.degree), hard, soft, _spread(either(x.undefined, y.undefined), shape), x.dtype)
+        if (decided := either(x.decided, y.decided)) is not None:
+            absent = either(x.absent, y.absent)
+            out.decided = _spread(decided if absent is None else decided & ~absent, shape)
         return self.following(out, x.tangent, y.tangent)
 
     @staticmethod
     def _lent(x: Field, y: Field) -> Parts:
         """What x adds to y: nothing where y is a smallest number."""
-        return x.parts if y.soft is None else tuple(torch.where(y.soft, 0.0, part.double()) for part in x.parts)
+        soft = y.soft if y.soft is None or y.decided is None else y.soft & ~y.decided
+        return x.parts if soft is None else tuple(torch.where(soft, 0.0, part.double()) for part in x.parts)
 
     def neg(self, x: Value) -> Field:
         """-x."""
@@ -265,7 +278,7 @@ class Arithmetic:
 
     def kept(self, x: Field, keep: Tensor | None) -> Field:
         """`x` without its tags, zero where `keep` is false."""
-        return self.linear(x, lambda v: replace(v, parts=self.masked(v.parts, keep), hard=None, soft=None))
+        return self.linear(x, lambda v: replace(v, parts=self.masked(v.parts, keep), hard=None, soft=None, decided=None))
 
     # Derivatives, in worlds that have them: the product rule and the chain rule, once
 

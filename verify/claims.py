@@ -60,7 +60,9 @@ def prove(
 
 
 def _check_reads(program: Program, claim: Claim) -> None:
-    """A claim's equation must depend on a node of one of the terms that it speaks of."""
+    """A claim's equation must depend on a node of one of the terms that it speaks of, and speak of one arbitrary member at most."""
+    if sum(kind == "member" for kind, _ in claim.bindings.values()) > 1:
+        raise PassError(f"claim {claim.sentence!r} at {claim.site}: expected one member at most, got several. Claim one after the other.")
     used = {node.name for node in needed(claim.graph.output_node().all_input_nodes) if node.op == "placeholder"}
     bound = {claim.bindings[name][1] for name in used} | {node for name in used for node in claim.swaps.get(name, ())}
     if claim.swaps:  # what is held is read too
@@ -246,9 +248,8 @@ def _statement(side: Side, claim: Claim) -> Any:
         if kind == "member":
             return kind, side.program.families[what].size
         if kind == "fresh":
-            leaf, number = side.leaves.get(what), places.setdefault((kind, node.name), len(places))
-            held = leaf.content() if leaf is not None and leaf.kind in ("ids", "plain") else None
-            return kind, number, side.shape(what), side.program.nodes[what].meta["val"].dtype, held
+            number = places.setdefault((kind, node.name), len(places))
+            return kind, number, side.shape(what), side.program.nodes[what].meta["val"].dtype, _held(side, what)
         here = cuts
         if node.name in claim.swaps:
             here = {n: (n, side.shape(n)) for n in _once(claim).values() if n != what} | cuts
@@ -257,7 +258,8 @@ def _statement(side: Side, claim: Claim) -> Any:
 
     sides = [trail(top, edge) for top in claim.graph.output_node().args[0]]  # type: ignore[union-attr]
     held = dict.fromkeys(what for what in _once(claim).values() if what not in cuts) if claim.swaps else {}
-    return (*sides, *((what, side.signature(side.program.nodes[what], cuts, labels, places)) for what in held))
+    lines = ((what, places.get(what), side.signature(side.program.nodes[what], cuts, labels, places)) for what in held)
+    return (*sides, *lines)
 
 
 def _cut(side: Side, name: str) -> tuple[Any, Any]:
@@ -267,7 +269,13 @@ def _cut(side: Side, name: str) -> tuple[Any, Any]:
 
 def _swapped(side: Side, claim: Claim, other: str, cuts: Mapping[str, tuple[Any, Any]]) -> tuple[Any, Any]:
     kind, what = claim.bindings[other]
-    return (("fresh", other), side.shape(what)) if kind == "fresh" else cuts.get(what, (what, side.shape(what)))
+    return (("fresh", other), (side.shape(what), _held(side, what))) if kind == "fresh" else cuts.get(what, (what, side.shape(what)))
+
+
+def _held(side: Side, name: str) -> Any:
+    """What the numbers of a leaf are that is not arbitrary; others in its place are made of them."""
+    leaf = side.leaves.get(name)
+    return leaf.content() if leaf is not None and leaf.kind in ("ids", "plain") else None
 
 
 def masks_read(side: Side, claim: Claim) -> set[str]:

@@ -176,7 +176,7 @@ class _Run:
 
     def _residues(self, node: fx.Node, value: Field) -> None:
         shape = value.parts[0].shape
-        beside = [m for m in (value.hard, value.soft, value.undefined) if m is not None]
+        beside = [m for m in (value.hard, value.soft, value.undefined, value.decided) if m is not None]
         beside += [] if value.tangent is None else value.tangent.parts
         counts = {len(value.parts), *([] if value.tangent is None else [len(value.tangent.parts)])}
         if counts != {self.algebra.math.count} or any(t.shape != shape for t in (*value.parts, *beside)):
@@ -251,7 +251,8 @@ def _same_fields(a: Field, b: Field, world: World | None) -> Agreement:
     mask = lambda m: nowhere if m is None else m  # noqa: E731
     undefined = mask(either(a.undefined, b.undefined))
     tags = (mask(a.hard) != mask(b.hard)) | (mask(a.soft) != mask(b.soft))
-    endless = mask(either(a.hard, b.hard))
+    tags |= mask(a.masked) & (mask(a.decided) != mask(b.decided))
+    endless = mask(either(*(v.hard if v.decided is None or v.hard is None else v.hard & ~v.decided for v in (a, b))))
     unequal = nowhere.clone()
     for x, y in zip(a.parts, b.parts, strict=True):
         unequal |= x != y

@@ -96,6 +96,8 @@ class RealWorld(World):
         super().__init__(bytes(16), theory=theory, dual=dual, declared=declared)
         self.math, self.count = Real(), 1  # type: ignore[assignment]
 
+    symbolic = False
+
     @staticmethod
     def lowest(dtype: torch.dtype) -> tuple[float, ...]:
         return SOFTEST

@@ -50,6 +50,7 @@ class Field:
 
     `degree` bounds the polynomials that the value is a quotient of. `hard` marks -inf, `soft` the smallest
     finite number of its float type, `undefined` what torch would make NaN: bool tensors of the value's shape, or None for nowhere.
+    `decided` marks what ids decide of that: others may mask what is not, or leave what is, and its residues stand for all of them.
     `edge` is known of truth values: a number that is zero wherever their gap is need not tell > from >=. `along` is there in worlds
     that have derivatives.
     """
@@ -63,6 +64,7 @@ class Field:
     edge: Edge | None = None
     along: Along | None = None
     form: Form | None = None
+    decided: Tensor | None = None
 
     def made(self, kind: str) -> Form | None:
         """How the value was made, if it was made so."""
@@ -94,13 +96,24 @@ class Field:
 
     @property
     def tagged(self) -> bool:
-        """True if some element is -inf or a smallest finite number."""
-        return self.hard is not None or self.soft is not None
+        """True if some element is -inf or a smallest finite number, or is for other ids."""
+        return self.hard is not None or self.soft is not None or self.decided is not None
+
+    @property
+    def masked(self) -> Tensor | None:
+        """The elements that are -inf or a smallest finite number, whatever decided that; None for nowhere."""
+        return either(self.hard, self.soft)
+
+    @property
+    def absent(self) -> Tensor | None:
+        """The elements that are so for all ids."""
+        masked = self.masked
+        return masked if masked is None or self.decided is None else some(masked & ~self.decided)
 
     def each(self, op: Callable[[Tensor], Tensor]) -> Field:
         """The value with `op`, which only moves elements, done to the residues and to what lies beside them."""
         move = lambda t: None if t is None else op(t)  # noqa: E731
-        marks = {name: move(getattr(self, name)) for name in ("hard", "soft", "undefined")}
+        marks = {name: move(getattr(self, name)) for name in ("hard", "soft", "undefined", "decided")}
         out = replace(self, parts=tuple(map(op, self.parts)), **marks, along=None, form=None)
         form = self.form
         if form is not None and form.of is self.parts and form.kind in ("exp", "max", "min"):  # those that act on each element

@@ -114,6 +114,8 @@ class World:
         self.oracles = Oracles(key, chosen)
         self._kept: dict[tuple[str, tuple[int, ...]], Field] = {}
 
+    symbolic = True  # numbers stand for others, ids too
+
     @staticmethod
     def lowest(dtype: torch.dtype) -> tuple[float, ...]:
         """The numbers of a float type that stand for "masked": its smallest finite one."""

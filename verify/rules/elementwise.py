@@ -34,9 +34,9 @@ def function(name: str, odd: bool = False) -> Rule:
 def vanishing(a: Algebra, x: Value, f: Rule) -> Field:
     """f(x), zero where x is -inf or a smallest finite number."""
     x = a.field(x)
-    gone = either(x.hard, x.soft)
+    gone = x.absent
     if gone is None:
-        return f(a, x)
+        return f(a, a.kept(x, None))
     return a.kept(f(a, a.kept(x, ~gone)), ~gone)
 
 
@@ -83,7 +83,8 @@ def raised(a: Algebra, x: Value, low: Value) -> Field:
         return x
     if a.lowest(low):
         bottom = a.number(float(low))  # type: ignore[arg-type]
-        parts = x.parts if x.hard is None else tuple(torch.where(x.hard, n, t.double()) for n, t in zip(bottom.parts, x.parts, strict=True))
+        hard = x.hard if x.hard is None or x.decided is None else x.hard & ~x.decided
+        parts = x.parts if hard is None else tuple(torch.where(hard, n, t.double()) for n, t in zip(bottom.parts, x.parts, strict=True))
         return replace(x, parts=parts, hard=None, soft=either(x.hard, x.soft), along=None).moving(x.tangent)
     return a.larger(x, low)
 
@@ -140,6 +141,8 @@ def _compared(a: Algebra, x: Value, y: Value) -> tuple[Value, Value]:
 
 
 def _equal_tags(a: Algebra, x: Field, y: Field) -> Concrete:
+    if x.decided is not None or y.decided is not None:
+        a.refuse("numbers that ids mask, compared")
     whole = lambda m, v: torch.zeros(v.shape, dtype=torch.bool) if m is None else m  # noqa: E731
     alike = torch.stack([s == t for s, t in zip(x.parts, y.parts, strict=True)]).all(0)  # smallest numbers of several types are several
     both = [whole(x.hard, x) & whole(y.hard, y), whole(x.soft, x) & whole(y.soft, y) & alike]
@@ -188,7 +191,7 @@ def all_of(a: Algebra, x: Value, dim: int, keepdim: bool = False) -> Field:
 def infinite(a: Algebra, x: Value) -> Concrete:
     """Where -inf is among masked numbers. Asked of others, an exact value has no answer."""
     x = a.field(x)
-    return a.refuse("it asks whether a value is infinite") if x.hard is None else Concrete(x.hard)
+    return a.refuse("it asks whether a value is infinite") if x.hard is None or x.decided is not None else Concrete(x.hard)
 
 
 def angle(a: Algebra, y: Value, x: Value) -> Field:

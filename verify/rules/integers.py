@@ -49,11 +49,18 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if op in LIKES:
         return Concrete(data)
     if data.dtype.is_floating_point and _extreme(a, data):
-        a.steer(*(v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)))
-        return Concrete(data)
+        return _mask(a, op, args, kwargs, data)
     if op in WIDENED and _holds(data.dtype, args[0].dtype):
         return Concrete(data, args[0].atom, args[0].shadow)
     return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
+
+
+def _mask(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Concrete:
+    """A float mask: what is masked is so for the ids given, the rest is worth what the expression is."""
+    values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
+    a.steer(*(v for v in values if not (v.dtype.is_floating_point and _extreme(a, v.data))))
+    out = Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
+    return out if out.shadow is not None else replace(out, shadow=a.marked(out))
 
 
 def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -14,6 +14,7 @@ from verify.rules.table import Rule, Table
 from verify.value import Choice, Concrete, Field, Value, flat, is_value, mapped, short, some, whole
 
 aten = torch.ops.aten
+MARKS = ("hard", "soft", "undefined", "decided")
 
 
 def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
@@ -24,13 +25,19 @@ def moved(a: Algebra, op: Callable[..., Any], *args: Any, **kwargs: Any) -> Valu
     fields = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Field)]
     run = lambda pick: op(*_picked(args, pick), **_picked(kwargs, pick))  # noqa: E731
     parts = [run(lambda v, i=i: v.parts[i]) for i in range(a.math.count)]
-    masks = {m: run(lambda v, m=m: _mask(v, m)) for m in ("hard", "soft", "undefined") if any(getattr(v, m) is not None for v in fields)}
+    masks = {m: run(lambda v, m=m: _mask(v, m)) for m in MARKS if any(getattr(v, m) is not None for v in fields)}
     degree = fields[0].degree
     for v in fields[1:]:
         degree = degree.plus(v.degree)
     mark = lambda masks, m: some(masks[m]) if m in masks else None  # noqa: E731
     build = lambda parts, masks: Field(  # noqa: E731
-        tuple(parts), degree, mark(masks, "hard"), mark(masks, "soft"), mark(masks, "undefined"), fields[0].dtype
+        tuple(parts),
+        degree,
+        mark(masks, "hard"),
+        mark(masks, "soft"),
+        mark(masks, "undefined"),
+        fields[0].dtype,
+        decided=mark(masks, "decided"),
     )
     if isinstance(parts[0], Tensor):
         out: Any = build(parts, masks)

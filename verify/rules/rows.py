@@ -25,13 +25,15 @@ aten = torch.ops.aten
 
 
 def presence(x: Field, dim: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Which elements are present (None: all), in which rows only smallest numbers are, and in which nothing is."""
-    if not x.tagged:
+    """Which elements are present (None: all), in which rows only smallest numbers are, and in which nothing is.
+
+    What ids mask is present, but in rows where they mask all.
+    """
+    masked, absent = x.masked, x.absent
+    if masked is None:
         return None, None, None
-    absent = either(x.hard, x.soft)
-    assert absent is not None
-    present = ~absent
-    empty = ~present.any(dim, keepdim=True)
+    empty = masked.all(dim, keepdim=True)
+    present = ~empty & (torch.ones_like(masked) if absent is None else ~absent)
     faint = torch.zeros_like(present) if x.soft is None else x.soft & empty
     uniform = faint.any(dim, keepdim=True)
     return present | faint, some(uniform), some(empty & ~uniform)
@@ -42,7 +44,9 @@ def row_shift(a: Algebra, x: Field, present: Tensor | None, dim: int) -> tuple[F
     parts = a.masked(tuple(part.double() for part in x.parts), present)
     count = torch.full((1,) * len(x.shape), x.shape[dim]) if present is None else present.sum(dim, keepdim=True)
     shifted = tuple(a.math.tidy(i, part * count - a.world.row_total(part, count, dim)) for i, part in enumerate(parts))
-    return replace(x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None, along=None), count
+    return replace(
+        x, parts=a.masked(shifted, present), degree=x.degree.summed(x.shape[dim]), hard=None, soft=None, decided=None, along=None
+    ), count
 
 
 def softmax(a: Algebra, x: Value, dim: int, *_: Any, **__: Any) -> Field:
@@ -140,7 +144,6 @@ def masked(a: Algebra, scores: Field, mask: Value) -> Field:
         return scores
     if mask.dtype == torch.bool:
         return a.where(mask, scores, -math.inf)
-    a.steer(mask)
     return a.add(scores, mask)
 
 

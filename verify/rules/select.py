@@ -8,8 +8,8 @@ agree on them. Values are the weighted sums, so a value equals what its position
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ def soft(index: Value) -> bool:
 
 def weights(a: Algebra, index: Value, size: int) -> Field:
     """The weights of soft positions over `size` places. Shapes: [*index, size]."""
+    if index.dtype == torch.bool:
+        a.refuse("a shape that depends on ids")
     if isinstance(index, Choice):
         return index.weights if index.size == size else a.refuse(f"positions among {index.size} used among {size}")
     if index.data.numel() and (int(index.data.min()) < -size or int(index.data.max()) >= size):
@@ -54,10 +56,9 @@ def rows_at(a: Algebra, table: Field, index: Value, dim: int) -> Field:
 
 
 def plain(a: Algebra, index: Value) -> Any:
-    """Positions as plain data; if they depend on ids the report says that their true values decide."""
-    if isinstance(index, (Choice, Field)):
-        a.refuse("positions that depend on values, used other than one axis at a time")
-    a.steer(index)
+    """Positions as plain data."""
+    if isinstance(index, Field) or soft(index):
+        a.refuse("positions that depend on ids or on values, used other than to read or to add")
     return index.data if is_value(index) else index
 
 
@@ -73,13 +74,42 @@ def embedding(a: Algebra, table: Value, ids: Value, padding: int = -1, by_freque
 
 
 def index(a: Algebra, x: Value, indices: Sequence[Value]) -> Value:
-    """x[indices]: a soft one if it stands alone, else plain ones."""
+    """x[indices]."""
     x = a.field(x)
     given = [(d, i) for d, i in enumerate(indices) if i is not None]
-    if len(given) == 1 and soft(given[0][1]):
-        return rows_at(a, x, given[0][1], given[0][0])
+    if any(soft(i) for _, i in given):
+        return rows_at(a, x, given[0][1], given[0][0]) if len(given) == 1 else _rows_beside(a, x, given)
     data = [None if i is None else plain(a, i) for i in indices]
     return x.each(lambda t: aten.index.Tensor(t, data))
+
+
+def _rows_beside(a: Algebra, x: Field, given: Sequence[tuple[int, Value]]) -> Field:
+    """x read at soft positions along some dims and, beside them, at plain ones along others."""
+    loose, fixed = [(d, i) for d, i in given if soft(i)], [(d, plain(a, i)) for d, i in given if not soft(i)]
+    dims = [d for d, _ in (*fixed, *loose)]
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    n, size = len(fixed), math.prod(x.shape[d] for d, _ in loose)
+    front = x.each(lambda t: t.permute(*dims, *rest).reshape(*(t.shape[d] for d, _ in fixed), size, -1))
+    read = front.each(lambda t: aten.index.Tensor(t, [i for _, i in fixed])) if n else front
+    w = weights(a, _joint(a, [i for _, i in loose], [x.shape[d] for d, _ in loose]), size)
+    out = a.matmul(w.each(lambda t: t.unsqueeze(-2)), read).each(lambda t: t.squeeze(-2))
+    lead = len(out.shape) - 1
+    to = min(dims) if max(dims) - min(dims) + 1 == len(dims) else 0
+    out = out.each(lambda t: t.reshape(*t.shape[:-1], *(x.shape[d] for d in rest)))
+    return out.each(lambda t: t.movedim(tuple(range(lead)), tuple(range(to, to + lead))))
+
+
+def _joint(a: Algebra, indices: Sequence[Value], sizes: Sequence[int]) -> Value:
+    """Positions along several dims as one along all of them."""
+    if len(indices) == 1:
+        return indices[0]
+    if any(isinstance(i, Choice) or i.dtype == torch.bool for i in indices):
+        a.refuse("positions that depend on values, along several dims")
+    data = torch.zeros((), dtype=torch.int64)
+    for i, size in zip(indices, sizes, strict=True):
+        data = data * size + torch.where(i.data < 0, i.data + size, i.data)
+    joined = a.world.oracles.absorb("joint", *(i.atom for i in indices))
+    return Concrete(data, tuple(lane.expand(data.shape) for lane in joined))
 
 
 def index_select(a: Algebra, x: Value, dim: int, at: Value) -> Value:
@@ -92,9 +122,12 @@ def index_select(a: Algebra, x: Value, dim: int, at: Value) -> Value:
 
 def _in_a_row(a: Algebra, at: Concrete | Choice) -> Value:
     """One position as a row of one."""
-    if isinstance(at, Choice):
-        return moved(a, lambda t: t.reshape(1), at)
-    return Concrete(at.data.reshape(1), at.atom and tuple(word.reshape(1) for word in at.atom))
+    return moved(a, lambda t: t.reshape(1), at) if isinstance(at, Choice) else _reshaped(at, (1,))
+
+
+def _reshaped(x: Concrete, shape: Sequence[int]) -> Concrete:
+    as_shape = lambda t: t.reshape(shape)  # noqa: E731
+    return Concrete(as_shape(x.data), x.atom and tuple(map(as_shape, x.atom)), x.shadow and x.shadow.each(as_shape))
 
 
 def gather(a: Algebra, x: Value, dim: int, at: Value, **_: Any) -> Field:
@@ -133,7 +166,11 @@ def scatter(a: Algebra, x: Value, dim: int, at: Value, source: Value, **_: Any) 
 
 
 def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, accumulate: bool = False) -> Field:
-    """x with values written at plain positions."""
+    """x with values written at plain positions, or one number where a mask is true."""
+    first, *others = indices
+    if not others and first is not None and soft(first) and first.dtype == torch.bool and not accumulate and math.prod(values.shape) == 1:
+        more = (1,) * (len(x.shape) - len(first.shape))
+        return a.where(_reshaped(first, (*first.shape, *more)), moved(a, lambda t: t.reshape(()), values), x)
     data = [None if i is None else plain(a, i) for i in indices]
     if accumulate:
         a.exact_sums()
@@ -144,9 +181,15 @@ def index_put(a: Algebra, x: Value, indices: Sequence[Value], values: Value, acc
 
 
 def index_add(a: Algebra, x: Value, dim: int, at: Value, source: Value, *, alpha: float = 1) -> Field:
-    """x with slices of source added at plain positions."""
+    """x with slices of source added along dim."""
     a.exact_sums()
     x, source = a.plain(x), a.scale(a.plain(source), alpha)
+    if soft(at):
+        w = weights(a, at if at.shape else _in_a_row(a, at), x.shape[dim]).each(lambda t: t.transpose(0, 1))
+        rest = [n for d, n in enumerate(x.shape) if d != dim % len(x.shape)]
+        ends = source.each(lambda t: t.movedim(dim, 0).reshape(w.shape[1], -1))
+        added = a.matmul(w, ends).each(lambda t: t.reshape(-1, *rest).movedim(0, dim))
+        return a.add(x, added)
     put = moved(a, lambda t, s: t.double().index_add(dim, plain(a, at), s.double()), x, source)
     return summed(a, put, source.shape[dim] + 1, x.dtype)
 
@@ -190,8 +233,9 @@ def ranked(a: Algebra, x: Value, k: int, dim: int, largest: bool, order: Order) 
     if present is not None and (not largest or int(present.sum(dim).min()) < k):
         a.refuse("a choice that may fall on masked elements")
     stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank, order).each(lambda t: t.movedim(dim, -1)) for rank in range(k)], -2)
-    finite = replace(x, hard=None, soft=None)  # masked elements have weight zero
+    finite = a.kept(x, None)  # masked elements have weight zero
     values = a.matmul(stacked, finite.each(lambda t: t.movedim(dim, -1).unsqueeze(-1))).each(lambda t: t.squeeze(-1).movedim(-1, dim))
+    values.decided = None if x.decided is None else x.decided.any(dim, keepdim=True).expand(values.shape)
     return values, Choice(stacked.each(lambda t: t.movedim(-2, dim)), distinct=dim)
 
 
