@@ -9,9 +9,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from verify.arithmetic import Arithmetic, Refused, nothing
+from verify.arithmetic import Arithmetic, nothing
 from verify.degree import FREE
 from verify.derivative import partials
+from verify.entering import Refused
 from verify.oracle import canonical_sign
 from verify.value import Concrete, Edge, Field, Value, either, some
 

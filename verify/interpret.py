@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from verify.algebra import Algebra, Refused, nothing
-from verify.arithmetic import WRAPPING
+from verify.entering import WRAPPING
 from verify.rules import RULES, convolutions, elementwise, integers, movement, norms, ring
 from verify.rules.declared import declared
 from verify.value import Agreement, Choice, Concrete, Field, Like, Value, either, flat, is_value, mapped, short, whole
