@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev ## all checks: ruff, pyright, import floors, tests,
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 	$(MAKE) --no-print-directory wheel
 
 wheel: $(VENV)/.installed-dev ## builds the wheel, and runs the demonstration from it in a clean environment

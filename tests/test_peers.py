@@ -106,6 +106,7 @@ def measure(monkeypatch, tmp_path):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_hooks_and_the_sweep_measure_the_same(measure, monkeypatch) -> None:
     ours, last, by_hooks = measure(tautomer), measure(tautomer, -1), measure(hooks)
     assert peers.agrees(ours, by_hooks)

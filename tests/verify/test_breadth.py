@@ -26,7 +26,7 @@ def short(y: Tensor) -> Terms:
     return Terms(y / 2, rest=y / 2 - y * 2.0**-30)
 
 
-@pytest.mark.parametrize("name", MLP)
+@pytest.mark.parametrize("name", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
 def test_a_model_in_bfloat16_is_traced_and_proved(name: str) -> None:
     model, example = TRANSFORMERS[name]()
     program = trace(model.bfloat16(), **example)
