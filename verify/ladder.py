@@ -234,7 +234,7 @@ def _gradient_gap(sides: Sides, case: Case, rounded: bool) -> Gap:
 
 
 def _products(sides: Sides, side: str, case: Case, dtype: torch.dtype, rounded: bool) -> dict[str, Tensor]:
-    """Gradients by label. Tied weights are one leaf; plain leaves are none."""
+    """Gradients by label. Tied weights are one leaf; plain leaves and buffers, which nobody trains, are none."""
     program, labels = (sides.a, sides.matching.a) if side == "a" else (sides.b, sides.matching.b)
     values, nodes = (case, [x for _, x, _ in sides.outputs]) if side == "a" else (sides.of_b(case), [y for _, _, y in sides.outputs])
     override = sides.override if side == "b" else {}
@@ -243,7 +243,7 @@ def _products(sides: Sides, side: str, case: Case, dtype: torch.dtype, rounded: 
     tensors, inputs, plain = {}, dict(values), plain_leaves(program)
     for node, leaf in program.leaves.items():
         source = values[node] if leaf.kind == "input" else override.get(leaf.name, program.tensors[leaf.name])
-        if not isinstance(source, Tensor) or not source.is_floating_point() or node in plain:
+        if not isinstance(source, Tensor) or not source.is_floating_point() or node in plain or leaf.kind == "buffer":
             continue
         own = shared.setdefault(identity(source), source.detach().to(dtype, copy=True).requires_grad_())
         if leaf.kind == "input":

@@ -191,15 +191,16 @@ def self_check(
 
 def slope_check(
     graph: fx.Graph, data: Mapping[str, Tensor], ids: Sequence[str], want: str, plain: Sequence[str], seed: int, theory: Law = "gates",
-    declared: Mapping[Any, str] | None = None,
+    declared: Mapping[Any, str] | None = None, still: Sequence[str] = (),
 ) -> float:  # fmt: skip
     """How far the rules' derivative of `want` along a random direction is from torch's: the relative error of a random combination.
 
+    What is named in `still` does not move: torch has no derivative by it.
     Raises: Refused as `evaluate`; RuntimeError where torch has no derivative.
     """
     world, generator = RealWorld(theory, dual=True, declared=declared), torch.Generator().manual_seed(seed)
     draw = lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    free = {name: draw(t) for name, t in data.items() if t.dtype.is_floating_point and name not in plain}
+    free = {name: draw(t) for name, t in data.items() if t.dtype.is_floating_point and name not in (*plain, *still)}
     given = {name: Concrete(t) if name in plain else _given(world, name, t, name in ids) for name, t in data.items()}
     given |= {name: Field((data[name].detach().double(),)).moving(Field((direction,))) for name, direction in free.items()}
     found = evaluate(graph, given, [want], world)[want]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from passes import direction, heads
-from rewrite import Terms, split
+from rewrite import Terms, split, trace
 from tests.verify.programs import normal, plain, tiny, toy, variant
 from verify import Verdict, derivative, equivalence
 from verify.rules import RULES
@@ -28,6 +28,14 @@ def verdicts(one: Function, other: Function, *weights: Tensor, x: Tensor | None 
 
 
 # What is the same
+
+
+def test_statistics_of_a_norm_are_no_weights() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GELU()).eval()
+    program = trace(model, torch.randn(2, 3, 6, 6))
+    report = equivalence(program, trace(model, torch.randn(2, 3, 6, 6)), seed=0, gradients=True)
+    assert report.verdict is Verdict.PROVED, str(report)
 
 
 @pytest.mark.parametrize("name", sorted(AT))
