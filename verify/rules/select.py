@@ -290,6 +290,8 @@ def _row_amax(a: Algebra, x: Field) -> Field:
     present, uniform, nothing = presence(x, -1)
     if uniform is not None or nothing is not None:
         a.refuse("a maximum over masked elements only")
+    if x.decided is not None:
+        a.world.tally.note(a.world.tally.faint, a.node)
     undefined = None if x.undefined is None else x.undefined.any(-1)
     out = Field(a.world.largest_row(x, present), FREE, None, None, undefined, x.dtype)
     if x.tangent is None:
