@@ -157,6 +157,8 @@ ABSORBING: dict[str, Callable[[Tensor], Tensor]] = {
     "turned twice": lambda ids: low(ids).neg().neg(),
     "a row of a table": lambda ids: torch.where(torch.arange(ROWS) == 299, LOWEST, 0.0)[ids][:, None],
     "sorted": lambda ids: low(ids).sort(-1)[0],
+    "of a logarithm": lambda ids: (ids != 299).float().log().nan_to_num()[:, None],
+    "cut in two": lambda ids: torch.cat(torch.where(key(299)(ids), LOWEST, 0.0).chunk(2, -1), -1),
     "cut out of a border": lambda ids: nn.functional.pad(torch.where(key(299)(ids), LOWEST, 0.0), (1, 1))[..., 1:-1],
 }
 

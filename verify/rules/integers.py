@@ -84,6 +84,10 @@ def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) ->
         return _named(aten.where.ScalarSelf, (mask, value, x), kwargs, data)
     if op is aten.floor_divide.default:
         return aten.div.Tensor_mode, args, {"rounding_mode": "floor"}
+    if op is aten.nan_to_num.default:
+        x, nan, high, low = (*args, *[None] * (4 - len(args)))
+        ends = torch.finfo(data.dtype) if data.dtype.is_floating_point else torch.iinfo(data.dtype)
+        return op, (x, nan or 0.0, ends.max if high is None else high, ends.min if low is None else low), kwargs
     if op is aten.pad.default:
         _, amounts, mode, value = (*args, *("constant", None)[len(args) - 2 :])
         if mode == "constant" and not kwargs:
@@ -137,7 +141,8 @@ def _several(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         a.refuse("a number that the program's shape or course may depend on is read from token ids")
     each = lambda j: lambda *x, **y: op(*x, **y)[j]  # noqa: E731
     if op in MOVED:
-        return tuple(Concrete(t, _moved_atoms(a, each(j), args, kwargs, t)) for j, t in enumerate(data))
+        shadows = _ruled(a, op, args, kwargs, data[0]) if data else None
+        return tuple(Concrete(t, _moved_atoms(a, each(j), args, kwargs, t), shadows and shadows[j]) for j, t in enumerate(data))
     return tuple(_worth(a, args, kwargs, Concrete(t, _whole_hash(a, f"{op} {j}", args, kwargs, t))) for j, t in enumerate(data))
 
 
@@ -195,6 +200,12 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """What the result is worth among residues, if its operands are worth something there."""
     if op in COMPARISONS:
         return COMPARISONS[op](a, *args)
+    out = _ruled(a, op, args, kwargs, data)
+    return out if isinstance(out, Field) else None
+
+
+def _ruled(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Value:
+    """What the rule of the op gives, None if there is nothing that it would be worth."""
     values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
     if (
         op not in RULES
@@ -203,10 +214,9 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     ):
         return None
     try:
-        out = RULES[op](a, *args, **kwargs)
+        return RULES[op](a, *args, **kwargs)
     except Refused:
         return None  # the atom still names it
-    return out if isinstance(out, Field) else None
 
 
 def _pair(a: Algebra, x: Value, y: Value) -> tuple[Concrete, Concrete, tuple[int, ...]]:
