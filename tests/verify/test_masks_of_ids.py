@@ -250,3 +250,21 @@ def test_the_largest_of_rows_that_ids_may_mask_whole_is_for_the_ids_given() -> N
     assert float((a(met) - b(met)).detach().abs().max()) > 0.1
     report = compared(IDS, one, other)
     assert not report.proved or "steering" in report.scope
+
+
+@pytest.mark.parametrize(
+    "choose", [lambda s: s.argmin(-1), lambda s: s.topk(1, -1, False)[1][..., 0], lambda s: s.sort(-1, True)[1][..., -1]]
+)
+def test_a_choice_that_falls_on_what_ids_mask_is_refused(choose: Callable[[Tensor], Tensor]) -> None:
+    """Which of two masked elements is the smaller depends on whether it is -inf or a smallest finite number."""
+    code = lambda ids: ids * 7919 % 104729  # noqa: E731
+    first, second = (lambda ids, i=i: (code(ids) == i * 7919 % 104729)[:, None] for i in (123, 130))
+
+    def chosen(one: float, other: float) -> Made:
+        at = lambda m, ids: choose(m.scores(ids).masked_fill(first(ids), one).masked_fill(second(ids), other))  # noqa: E731
+        return lambda m, ids: m.embed(ids).gather(1, at(m, ids)[..., None].expand(2, LENGTH, 8))
+
+    pair, met = (chosen(ENDLESS, LOWEST), chosen(LOWEST, ENDLESS)), torch.tensor([[123, 2, 3, 130, 123, 6, 7]] * 2)
+    a, b = (Reader(made).double()(met).detach() for made in pair)
+    assert float((a - b).abs().max()) > 0.1
+    assert not equivalence(*(trace(Reader(made).eval(), IDS) for made in pair), seed=0).proved
