@@ -42,7 +42,9 @@ class Decision:
         return self.refused is None or self.tally.apart
 
     def whatever_ids(self, log2_bound: float | None = None) -> Self:
-        """The decision, which was found to rest on no true bit of ids, with the bound of that."""
+        """The decision, which was found to rest on no true bit of ids, with the bound of that; itself where other ids leave masks."""
+        if self.tally.faint:
+            return self
         return replace(self, log2_bound=self.log2_bound if log2_bound is None else log2_bound, tally=replace(self.tally, steering=[]))
 
 

@@ -201,9 +201,9 @@ class Composition:
         for u, v in shared(self.a, x, _told(at_a), self.b, y, _told(at_b)):
             if {node.name for node in self.b.region(v, at_b)}.isdisjoint(decision.tally.steering):
                 continue
-            shape = self._one_expression(u, at_a, key).shape
-            if shape is not None:
-                held_a[u] = held_b[v] = Cut(Pair(v, u, v), shape, len(self.cuts) + len(held_b))
+            whole = self._one_expression(u, at_a, key)
+            if whole.shape is not None and not whole.tally.faint:
+                held_a[u] = held_b[v] = Cut(Pair(v, u, v), whole.shape, len(self.cuts) + len(held_b))
         found = decide(
             lambda world: (value_at(self.a, x, held_a, world), value_at(self.b, y, held_b, world)),
             sub_key(key, "whatever steers"), self.share, decision.theory, dual=self.dual,

@@ -31,6 +31,7 @@ class Tally:
     steering: list[str] = field(default_factory=list)  # comparisons of ids that reach masks, positions or indices
     steered: set[tuple[int, ...]] = field(default_factory=set)  # what those are, by the atoms of the ids or what they are worth
     apart: bool = False  # they are others in one side than in the other
+    faint: list[str] = field(default_factory=list)  # nodes whose values are ordinary, but for ids that mask whole rows
     divisions: list[str] = field(default_factory=list)  # nodes that divide by a value
     zero_denominators: int = 0
     undefined: int = 0

@@ -102,6 +102,10 @@ def left(scores: Callable[[Tensor], Tensor]) -> Made:
     return lambda m, ids: m.attend(ids, scores(m.scores(ids)).masked_fill(key(0)(ids), ENDLESS))
 
 
+def low(ids: Tensor) -> Tensor:
+    return (1 - (ids != 299).float())[:, None] * LOWEST
+
+
 OTHERS: dict[str, tuple[Tensor, Made, Made]] = {
     "of queries": (IDS, looked(key(299)), looked(lambda ids: (ids == 299)[:, :, None], LOWEST)),
     "one further": (IDS, looked(key(299)), looked(lambda ids: key(299)(ids).roll(1, -1))),
@@ -144,6 +148,18 @@ ALIKE: dict[str, tuple[Tensor, Made, Made]] = {
         piled(lambda ids: ids % 16),
         lambda m, ids: m.places.index_add(0, (ids % 16)[0].flip(0), m.embed(ids)[0].flip(0)),
     ),
+}
+
+
+ABSORBING: dict[str, Callable[[Tensor], Tensor]] = {
+    "a product": low,
+    "a largest number": lambda ids: -(key(299)(ids) * -LOWEST),
+    "turned twice": lambda ids: low(ids).neg().neg(),
+    "a row of a table": lambda ids: torch.where(torch.arange(ROWS) == 299, LOWEST, 0.0)[ids][:, None],
+    "sorted": lambda ids: low(ids).sort(-1)[0],
+    "of a logarithm": lambda ids: (ids != 299).float().log().nan_to_num()[:, None],
+    "cut in two": lambda ids: torch.cat(torch.where(key(299)(ids), LOWEST, 0.0).chunk(2, -1), -1),
+    "cut out of a border": lambda ids: nn.functional.pad(torch.where(key(299)(ids), LOWEST, 0.0), (1, 1))[..., 1:-1],
 }
 
 
@@ -210,3 +226,45 @@ def test_a_smallest_number_that_ids_may_set_is_not_calculated_with() -> None:
     report = equivalence(*(trace(Reader(made).eval(), IDS) for made in (one, other)), seed=0)
     assert report.verdict is Verdict.REFUTED
     assert "it reads -inf or a smallest finite number as a number" in report.reasons[0]
+
+
+@pytest.mark.parametrize("name", ABSORBING)
+def test_scores_that_a_mask_of_other_ids_absorbs_are_lost(name: str) -> None:
+    low = ABSORBING[name]
+    one: Made = lambda m, ids: (m.scores(ids) + low(ids)) - low(ids)  # noqa: E731
+    other: Made = lambda m, ids: m.scores(ids) + 0 * low(ids)  # noqa: E731
+    assert apart(one, other) > 0.1
+    report = equivalence(*(trace(Reader(made).eval(), IDS) for made in (one, other)), seed=0)
+    assert report.verdict is Verdict.REFUTED
+    assert "it reads -inf or a smallest finite number as a number" in report.reasons[0]
+
+
+def test_the_largest_of_rows_that_ids_may_mask_whole_is_for_the_ids_given() -> None:
+    """Where all ids are hidden it is a smallest number, which absorbs; elsewhere an ordinary one."""
+    hidden = lambda ids: (ids * 7919 % 104729 == 31476)[:, None]  # noqa: E731
+    top = lambda m, ids: m.scores(ids).masked_fill(hidden(ids), LOWEST).amax(-1, keepdim=True)  # noqa: E731
+    one: Made = lambda m, ids: (m.scores(ids) + top(m, ids)) - top(m, ids)  # noqa: E731
+    other: Made = lambda m, ids: m.scores(ids) + 0 * top(m, ids)  # noqa: E731
+    met = torch.full((2, LENGTH), next(i for i in range(ROWS) if i * 7919 % 104729 == 31476))
+    a, b = Reader(one).double(), Reader(other).double()
+    assert float((a(met) - b(met)).detach().abs().max()) > 0.1
+    report = compared(IDS, one, other)
+    assert not report.proved or "steering" in report.scope
+
+
+@pytest.mark.parametrize(
+    "choose", [lambda s: s.argmin(-1), lambda s: s.topk(1, -1, False)[1][..., 0], lambda s: s.sort(-1, True)[1][..., -1]]
+)
+def test_a_choice_that_falls_on_what_ids_mask_is_refused(choose: Callable[[Tensor], Tensor]) -> None:
+    """Which of two masked elements is the smaller depends on whether it is -inf or a smallest finite number."""
+    code = lambda ids: ids * 7919 % 104729  # noqa: E731
+    first, second = (lambda ids, i=i: (code(ids) == i * 7919 % 104729)[:, None] for i in (123, 130))
+
+    def chosen(one: float, other: float) -> Made:
+        at = lambda m, ids: choose(m.scores(ids).masked_fill(first(ids), one).masked_fill(second(ids), other))  # noqa: E731
+        return lambda m, ids: m.embed(ids).gather(1, at(m, ids)[..., None].expand(2, LENGTH, 8))
+
+    pair, met = (chosen(ENDLESS, LOWEST), chosen(LOWEST, ENDLESS)), torch.tensor([[123, 2, 3, 130, 123, 6, 7]] * 2)
+    a, b = (Reader(made).double()(met).detach() for made in pair)
+    assert float((a - b).abs().max()) > 0.1
+    assert not equivalence(*(trace(Reader(made).eval(), IDS) for made in pair), seed=0).proved

@@ -48,19 +48,31 @@ def run(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return Concrete(data, _moved_atoms(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
     if op in LIKES:
         return Concrete(data)
-    if data.dtype.is_floating_point and _extreme(a, data):
-        return _mask(a, op, args, kwargs, data)
     if op in WIDENED and _holds(data.dtype, args[0].dtype):
         return Concrete(data, args[0].atom, args[0].shadow)
-    return Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
+    return _worth(a, args, kwargs, Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data)))
 
 
-def _mask(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Concrete:
-    """A float mask: what is masked is so for the ids given, the rest is worth what the expression is."""
-    values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
-    a.steer(*(v for v in values if not (v.dtype.is_floating_point and _extreme(a, v.data))))
-    out = Concrete(data, _hashed(a, op, args, kwargs, data), _shadow(a, op, args, kwargs, data))
-    return out if out.shadow is not None else replace(out, shadow=a.marked(out))
+def _worth(a: Algebra, args: tuple[Any, ...], kwargs: dict[str, Any], out: Concrete) -> Concrete:
+    """The result, marked where it is a float mask, or is one for other ids: what is masked is so for the ids given."""
+    if not out.dtype.is_floating_point:
+        return out
+    given = flat([*args, *kwargs.values()])
+    masks = [v for v in given if isinstance(v, Concrete) and _is_mask(a, v)]
+    written = _extreme(a, out.data) or any(v.atom is None for v in masks) or any(_huge(a, v, out.dtype) for v in given)
+    if written:
+        a.steer(*(v for v in given if isinstance(v, Concrete) and not _is_mask(a, v)))
+    known = out.shadow is not None and (out.shadow.tagged or not written)
+    return out if known or not (written or masks) else replace(out, shadow=a.marked(out))
+
+
+def _is_mask(a: Algebra, x: Concrete) -> bool:
+    return x.dtype.is_floating_point and (_extreme(a, x.data) or (x.shadow is not None and x.shadow.tagged))
+
+
+def _huge(a: Algebra, x: Any, dtype: torch.dtype) -> bool:
+    """True for a number that makes a mask of what it is multiplied with."""
+    return isinstance(x, (int, float)) and any(abs(x) >= -low for low in a.world.lowest(dtype))
 
 
 def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -72,6 +84,10 @@ def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Any) ->
         return _named(aten.where.ScalarSelf, (mask, value, x), kwargs, data)
     if op is aten.floor_divide.default:
         return aten.div.Tensor_mode, args, {"rounding_mode": "floor"}
+    if op is aten.nan_to_num.default:
+        x, nan, high, low = (*args, *[None] * (4 - len(args)))
+        ends = torch.finfo(data.dtype) if data.dtype.is_floating_point else torch.iinfo(data.dtype)
+        return op, (x, nan or 0.0, ends.max if high is None else high, ends.min if low is None else low), kwargs
     if op is aten.pad.default:
         _, amounts, mode, value = (*args, *("constant", None)[len(args) - 2 :])
         if mode == "constant" and not kwargs:
@@ -125,8 +141,9 @@ def _several(a: Algebra, op: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         a.refuse("a number that the program's shape or course may depend on is read from token ids")
     each = lambda j: lambda *x, **y: op(*x, **y)[j]  # noqa: E731
     if op in MOVED:
-        return tuple(Concrete(t, _moved_atoms(a, each(j), args, kwargs, t)) for j, t in enumerate(data))
-    return tuple(Concrete(t, _whole_hash(a, f"{op} {j}", args, kwargs, t)) for j, t in enumerate(data))
+        shadows = _ruled(a, op, args, kwargs, data[0]) if data else None
+        return tuple(Concrete(t, _moved_atoms(a, each(j), args, kwargs, t), shadows and shadows[j]) for j, t in enumerate(data))
+    return tuple(_worth(a, args, kwargs, Concrete(t, _whole_hash(a, f"{op} {j}", args, kwargs, t))) for j, t in enumerate(data))
 
 
 def atoms(a: Algebra, x: Concrete) -> Lanes:
@@ -183,6 +200,12 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """What the result is worth among residues, if its operands are worth something there."""
     if op in COMPARISONS:
         return COMPARISONS[op](a, *args)
+    out = _ruled(a, op, args, kwargs, data)
+    return out if isinstance(out, Field) else None
+
+
+def _ruled(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data: Tensor) -> Value:
+    """What the rule of the op gives, None if there is nothing that it would be worth."""
     values = [v for v in flat([*args, *kwargs.values()]) if isinstance(v, Concrete)]
     if (
         op not in RULES
@@ -191,10 +214,9 @@ def _shadow(a: Algebra, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     ):
         return None
     try:
-        out = RULES[op](a, *args, **kwargs)
+        return RULES[op](a, *args, **kwargs)
     except Refused:
         return None  # the atom still names it
-    return out if isinstance(out, Field) else None
 
 
 def _pair(a: Algebra, x: Value, y: Value) -> tuple[Concrete, Concrete, tuple[int, ...]]:

@@ -145,7 +145,7 @@ def padded(a: Algebra, x: Value, pad: Sequence[int], value: float = 0) -> Field:
     x = a.field(x)
     parts = tuple(put(part.double(), float(fill)) for part, fill in zip(x.parts, border.parts, strict=True))
     mark = lambda name: _padded_mask(x, border, name, put)  # noqa: E731
-    out = Field(parts, x.degree, mark("hard"), mark("soft"), mark("undefined"), x.dtype)
+    out = Field(parts, x.degree, mark("hard"), mark("soft"), mark("undefined"), x.dtype, decided=mark("decided"))
     return out if x.tangent is None else out.moving(padded(a, x.tangent, pad))
 
 

@@ -230,7 +230,8 @@ def ranked(a: Algebra, x: Value, k: int, dim: int, largest: bool, order: Order) 
         return values.each(lambda t: t.reshape(())), Choice(at.weights.each(lambda t: t.reshape(1)))
     dim %= len(x.shape)
     present, _, _ = presence(x, dim)
-    if present is not None and (not largest or int(present.sum(dim).min()) < k):
+    lasting = x.decided is not None and (not largest or 1 < k == x.shape[dim])  # masked elements are chosen whenever ids mask some
+    if lasting or (present is not None and (not largest or int(present.sum(dim).min()) < k)):
         a.refuse("a choice that may fall on masked elements")
     stacked = moved(a, torch.stack, [rank_weights(a, x, dim, rank, order).each(lambda t: t.movedim(dim, -1)) for rank in range(k)], -2)
     finite = a.kept(x, None)  # masked elements have weight zero
@@ -290,6 +291,8 @@ def _row_amax(a: Algebra, x: Field) -> Field:
     present, uniform, nothing = presence(x, -1)
     if uniform is not None or nothing is not None:
         a.refuse("a maximum over masked elements only")
+    if x.decided is not None:
+        a.world.tally.note(a.world.tally.faint, a.node)
     undefined = None if x.undefined is None else x.undefined.any(-1)
     out = Field(a.world.largest_row(x, present), FREE, None, None, undefined, x.dtype)
     if x.tangent is None:
