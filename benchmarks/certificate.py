@@ -20,7 +20,7 @@ from benchmarks.gpt2 import directions
 from benchmarks.timing import alternate, cpu_seconds
 from passes import heads
 from rewrite import trace
-from verify import claims, equivalence, field, regions
+from verify import claims, equivalence, field, job, regions
 from verify.field import Modular
 from verify.oracle import Oracles
 from verify.report import Report
@@ -42,7 +42,7 @@ PLACES: tuple[tuple[str, Any, str], ...] = (
     ("canonical graphs", Side, "__init__"),
     ("claims, but for the above", claims, "_prove"),
     ("deciding, but for the above", regions, "decide"),
-    ("float runs and drift", sys.modules[equivalence.__module__], "ladder"),
+    ("float runs and drift", job, "ladder"),
 )
 
 
