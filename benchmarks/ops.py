@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from verify.rules import RULES, convolutions, elementwise, losses, movement, norms, pools, recurrent, ring, rows, select
+from verify.rules import RULES, choose, convolutions, elementwise, losses, movement, norms, pools, recurrent, ring, rows, select
 
 aten = torch.ops.aten
 DIVISION = ("div", "true_divide", "floor_divide", "reciprocal")
@@ -21,6 +21,7 @@ CLASSES: tuple[tuple[Any, str], ...] = (
     (norms.TABLE, "formula over rsqrt"),
     (rows.TABLE, "row function (softmax and what is made of it)"),
     (select.TABLE, "selection, soft where positions depend on values or ids"),
+    (choose.TABLE, "selection, soft where positions depend on values or ids"),
     (losses.TABLE, "loss: its formula, summed or averaged"),
     (pools.TABLE, "means of windows"),
     (recurrent.TABLE, "formula, step by step"),

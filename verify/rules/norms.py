@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from verify.algebra import Algebra
+from verify.rules.choose import amax
 from verify.rules.movement import cast
-from verify.rules.select import amax
 from verify.rules.table import Table
 from verify.value import Field, Value
 

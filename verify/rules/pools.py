@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verify.algebra import Algebra
+from verify.rules.choose import amax
 from verify.rules.movement import moved
-from verify.rules.select import amax
 from verify.rules.table import Table
 from verify.value import Field, Value, either, some
 
